@@ -1,0 +1,1 @@
+//! What every [`crate::Broker`] must do, as tests that both implementations run.

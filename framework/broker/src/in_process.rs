@@ -1,0 +1,1 @@
+//! The broker of the embedded default: queues in this process's memory.

@@ -1,0 +1,181 @@
+//! The [`Broker`] trait and its two implementations: RabbitMQ ([`rabbitmq`]) and in process ([`in_process`]).
+//! One contract suite ([`contract`]) holds for both.
+//!
+//! A broker moves bytes and promises little: a confirmed message is not lost (in process: while the process
+//! lives), a delivery that was not acknowledged comes again, and may come twice. Everything else is built on
+//! top of it by the coordinator and the workers.
+
+pub mod contract;
+pub mod in_process;
+pub mod rabbitmq;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use stagepost_protocol::{Message, Properties};
+use tokio::sync::watch;
+
+/// Why a broker could not do what it was asked. A lost connection is none of these: the broker waits,
+/// reconnects and goes on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No queue takes the message, although it was declared again.
+    #[error("no queue '{queue}' takes the message: declare it, or start what consumes it")]
+    Unroutable {
+        /// The queue that was meant.
+        queue: String,
+    },
+    /// The broker refused the message (a full queue, a policy).
+    #[error("the broker refused a message for queue '{queue}': {reason}")]
+    Refused {
+        /// The queue that was meant.
+        queue: String,
+        /// What the broker said.
+        reason: String,
+    },
+    /// The broker refused an operation for good: wrong credentials, a queue of other properties.
+    #[error("the broker refused to {what}: {reason}")]
+    Denied {
+        /// What was asked for.
+        what: String,
+        /// What the broker said.
+        reason: String,
+    },
+    /// The URL cannot be used.
+    #[error("'{url}' cannot be used as a broker: {reason}")]
+    Url {
+        /// The URL, without its password.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The broker was closed by [`Broker::close`].
+    #[error("the broker connection was closed")]
+    Closed,
+}
+
+/// What became of one published message.
+pub type Published = Result<(), Error>;
+
+/// How a queue is to be declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueSpec {
+    /// Its name.
+    pub name: String,
+    /// Ours to create with the installation's queue type (quorum or classic, durable); `false`: a queue of
+    /// somebody else's, which must exist and is only checked.
+    pub create: bool,
+}
+
+impl QueueSpec {
+    /// A queue of ours.
+    pub fn ours(name: impl Into<String>) -> QueueSpec {
+        QueueSpec { name: name.into(), create: true }
+    }
+
+    /// A queue of an existing producer or consumer.
+    pub fn foreign(name: impl Into<String>) -> QueueSpec {
+        QueueSpec { name: name.into(), create: false }
+    }
+}
+
+/// Whether the broker can be used now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Connected.
+    Up,
+    /// Connected, but the broker takes no messages for now (`connection.blocked`); says why.
+    Blocked(String),
+    /// Not connected; says why. Reconnection goes on.
+    Down(String),
+}
+
+/// Names a delivery to the consumer that it came from. Old tags are harmless: after a reconnection their
+/// messages are delivered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryTag {
+    /// Counts the channels of this consumer: a tag of an earlier one no longer means anything.
+    pub generation: u64,
+    /// The channel's own number; grows with every delivery.
+    pub tag: u64,
+}
+
+/// A message that was delivered and waits to be acknowledged.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Names it.
+    pub tag: DeliveryTag,
+    /// Its body.
+    pub body: Bytes,
+    /// Its properties.
+    pub properties: Properties,
+    /// It may have been delivered before.
+    pub redelivered: bool,
+}
+
+/// Takes messages off one queue, in order, and survives the broker's failures.
+#[async_trait]
+pub trait Consumer: Send {
+    /// Waits for at least one delivery and takes what has arrived, up to `max`. `None` after
+    /// [`Consumer::cancel`] or [`Broker::close`], when everything that had been delivered was taken.
+    /// Cancel-safe: dropping the future loses no delivery.
+    async fn next(&mut self, max: usize) -> Option<Vec<Delivery>>;
+
+    /// Stops deliveries. What was delivered can still be taken with `next` and settled.
+    async fn cancel(&mut self);
+
+    /// A handle that settles this consumer's deliveries from anywhere.
+    fn acker(&self) -> Arc<dyn Acker>;
+}
+
+/// Settles deliveries of one consumer. Calls return when the broker has been told; nothing confirms them, and a
+/// lost connection only means that the messages come again.
+#[async_trait]
+pub trait Acker: Send + Sync {
+    /// Acknowledges one delivery.
+    async fn ack(&self, tag: DeliveryTag);
+    /// Acknowledges this delivery and all unsettled earlier ones of its generation.
+    async fn ack_up_to(&self, tag: DeliveryTag);
+    /// Gives the delivery back to the queue; it comes again, flagged `redelivered`.
+    async fn requeue(&self, tag: DeliveryTag);
+}
+
+/// How to consume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsumeOptions {
+    /// At most so many deliveries are unsettled at a time (per consumer, never global). At least 1.
+    pub prefetch: u16,
+}
+
+/// A message broker. All methods wait while it cannot be reached; callers that cannot wait use a timeout.
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// Declares queues, idempotently, and remembers them: they are declared again after a reconnection.
+    async fn declare(&self, queues: &[QueueSpec]) -> Result<(), Error>;
+
+    /// Publishes the messages in order per queue and returns, in the same order, what became of each: `Ok`
+    /// means that the broker has it (confirmed). Pipelined. A lost connection is waited out and what was not
+    /// confirmed is published again, so that a message can be there twice.
+    async fn publish(&self, messages: Vec<Message>) -> Vec<Published>;
+
+    /// Consumes a declared queue. The consumer is rebuilt after a reconnection.
+    async fn consume(&self, queue: &str, options: ConsumeOptions) -> Result<Box<dyn Consumer>, Error>;
+
+    /// A queue of this process's own for replies, and its consumer, whose deliveries need no settling. Its name
+    /// stays the same after a reconnection; what was in it does not stay.
+    async fn reply_queue(&self) -> Result<(String, Box<dyn Consumer>), Error>;
+
+    /// How many messages wait in a queue; `None` when there is no such queue.
+    async fn depth(&self, queue: &str) -> Result<Option<u64>, Error>;
+
+    /// Deletes a queue with all that is in it; nothing happens when there is none.
+    async fn delete(&self, queue: &str) -> Result<(), Error>;
+
+    /// The broker's health, and its changes.
+    fn health(&self) -> watch::Receiver<Health>;
+
+    /// Lets go of the connection. Unsettled deliveries go back to their queues. Idempotent.
+    async fn close(&self);
+}

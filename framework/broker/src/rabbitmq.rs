@@ -1,0 +1,1 @@
+//! RabbitMQ through lapin, with a supervisor of our own.

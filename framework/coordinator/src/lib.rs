@@ -1,0 +1,1 @@
+//! The coordinator: owns shards, decides, commits, publishes and acknowledges.

@@ -1,0 +1,20 @@
+//! What two Stagepost processes must agree on: ids, task tokens, payloads, messages, error names and queue
+//! names. Pure: no clock, no randomness, no IO. Everything that crosses a process boundary is spelled here and
+//! nowhere else.
+
+pub mod error_names;
+pub mod id;
+pub mod limits;
+pub mod message;
+pub mod payload;
+pub mod shard;
+pub mod time;
+pub mod token;
+pub mod topology;
+
+pub use id::{ActivityArn, ArnError, ExecutionArn, ExecutionId, MapRunArn, Namespace, StateMachineArn};
+pub use message::{HeaderValue, Message, Properties, TaskMessage, TokenMessage};
+pub use payload::Payload;
+pub use shard::{Report, ReportOutcome, ShardId, ShardMessage, Shards, Slot};
+pub use time::Timestamp;
+pub use token::{TaskToken, TokenKey};

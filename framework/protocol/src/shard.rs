@@ -1,0 +1,270 @@
+//! What lies on a shard queue: everything that changes an execution. JSON, internal to one installation.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{ExecutionArn, ExecutionId, Message, Payload, Properties, StateMachineArn, TaskToken, Timestamp};
+
+/// The number of a shard, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShardId(pub u16);
+
+/// A fixed slice of executions, finer than a shard; what the store keeps, so that the number of shards stays a
+/// setting that can be changed (stop the coordinators, change it, `stagepost recover`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u16);
+
+/// How many slots there are. Never changes.
+pub const SLOTS: u16 = 1024;
+
+impl Slot {
+    /// The slot of an execution.
+    pub fn of(id: ExecutionId) -> Slot {
+        let b = id.as_bytes();
+        Slot(u16::from_be_bytes([b[14], b[15]]) % SLOTS)
+    }
+}
+
+/// How executions are spread: each shard is a range of slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shards(u16);
+
+impl Shards {
+    /// `count` shards; `None` unless it is 1 to 1,024.
+    pub fn new(count: u16) -> Option<Shards> {
+        (1..=SLOTS).contains(&count).then_some(Shards(count))
+    }
+
+    /// How many there are.
+    pub fn count(self) -> u16 {
+        self.0
+    }
+
+    /// All of them.
+    pub fn all(self) -> impl Iterator<Item = ShardId> {
+        (0..self.0).map(ShardId)
+    }
+
+    /// The shard of an execution.
+    pub fn of(self, id: ExecutionId) -> ShardId {
+        let slot = u32::from(Slot::of(id).0);
+        ShardId((slot * u32::from(self.0) / u32::from(SLOTS)) as u16)
+    }
+
+    /// The slots of a shard.
+    pub fn slots(self, shard: ShardId) -> std::ops::Range<u16> {
+        let first = |n: u32| (n * u32::from(SLOTS)).div_ceil(u32::from(self.0)) as u16;
+        first(u32::from(shard.0))..first(u32::from(shard.0) + 1)
+    }
+}
+
+/// A message on a shard queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardMessage {
+    /// What became of attempts; a worker sends those that are ready together.
+    Reports(Vec<Report>),
+    /// Start an execution. Answered after the commit when the message has `reply_to`.
+    Start(Box<Start>),
+    /// Stop an execution. Answered like a start.
+    Stop(Stop),
+}
+
+/// What became of one attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Names the attempt.
+    pub token: TaskToken,
+    /// Who says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// When the attempt was begun, if it was not announced before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// What became of it.
+    pub outcome: ReportOutcome,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportOutcome {
+    /// A worker has begun it.
+    Started,
+    /// It is still being worked on.
+    Heartbeat,
+    /// It succeeded with this output.
+    Succeeded(Payload),
+    /// It failed.
+    Failed {
+        /// The name that Retry and Catch match. May be absent, as in the API.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        /// For people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<String>,
+    },
+}
+
+/// A request to start an execution.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// What it is to be called.
+    pub execution: ExecutionArn,
+    /// What it is an execution of.
+    pub state_machine: StateMachineArn,
+    /// The immutable definition that it runs to its end.
+    pub definition_id: String,
+    /// Its role, shown in the history.
+    pub role_arn: String,
+    /// Its input.
+    pub input: Payload,
+    /// W3C or X-Ray trace header, kept with the execution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_header: Option<String>,
+    /// The sender made the name up and has used it for nothing else, so it is known to be free.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
+}
+
+/// A request to stop an execution (StopExecution).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Which one.
+    pub execution: ExecutionArn,
+    /// The error that it ends with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+/// The answer to a [`ShardMessage`] that has `reply_to`, sent after the commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The execution runs since then; also for a start that repeats one with the same name and input.
+    Started {
+        /// StartDate.
+        started_at: Timestamp,
+    },
+    /// There is an execution of this name with another input (ExecutionAlreadyExists).
+    AlreadyExists,
+    /// The execution was stopped then; also when it had ended before.
+    Stopped {
+        /// StopDate.
+        stopped_at: Timestamp,
+    },
+    /// There is no such execution.
+    NotFound,
+    /// The report was taken.
+    Accepted,
+    /// The token is none of this installation's (InvalidToken).
+    InvalidToken,
+    /// The attempt has ended, by a result or a timeout (TaskTimedOut).
+    TaskTimedOut,
+    /// The execution of this token is gone (TaskDoesNotExist).
+    TaskDoesNotExist,
+    /// The request is refused; the text says why and what to do.
+    Refused(String),
+}
+
+impl ShardMessage {
+    /// The kind that messages on shard queues carry in their `type` property.
+    pub const KIND: &'static str = "stagepost.shard.1";
+
+    /// A message for `queue`. Requests with a reply may be transient: their sender asks again.
+    pub fn encode(&self, queue: String, reply: Option<(String, String)>) -> Message {
+        let body = serde_json::to_vec(self).expect("shard messages have no maps and so always serialise");
+        let persistent = reply.is_none();
+        let (reply_to, correlation_id) = reply.unzip();
+        Message {
+            queue,
+            body: Bytes::from(body),
+            properties: Properties {
+                content_type: Some("application/json".into()),
+                kind: Some(ShardMessage::KIND.into()),
+                reply_to,
+                correlation_id,
+                ..Properties::default()
+            },
+            persistent,
+        }
+    }
+
+    /// Reads a message of a shard queue; the error says, for a dead letter's reason, why it is none.
+    pub fn decode(body: &[u8], properties: &Properties) -> Result<ShardMessage, String> {
+        if properties.kind.as_deref() != Some(ShardMessage::KIND) {
+            return Err(format!("its type is not {}", ShardMessage::KIND));
+        }
+        if body.len() > crate::limits::SHARD_MESSAGE_BYTES_MAX {
+            return Err(format!(
+                "its body has {} bytes, more than {}",
+                body.len(),
+                crate::limits::SHARD_MESSAGE_BYTES_MAX
+            ));
+        }
+        serde_json::from_slice(body).map_err(|e| format!("its body is not a shard message: {e}"))
+    }
+}
+
+impl Reply {
+    /// A reply to the queue and correlation id of a request.
+    pub fn encode(&self, reply_to: &str, correlation_id: &str) -> Message {
+        Message {
+            queue: reply_to.to_owned(),
+            body: Bytes::from(
+                serde_json::to_vec(self).expect("replies have no maps and so always serialise"),
+            ),
+            properties: Properties {
+                content_type: Some("application/json".into()),
+                correlation_id: Some(correlation_id.to_owned()),
+                ..Properties::default()
+            },
+            persistent: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_slot_belongs_to_one_shard_whatever_their_number() {
+        for count in [1, 2, 3, 7, 16, 1000, 1024] {
+            let shards = Shards::new(count).unwrap();
+            let mut next = 0;
+            for shard in shards.all() {
+                let slots = shards.slots(shard);
+                assert_eq!(slots.start, next);
+                next = slots.end;
+                for slot in slots {
+                    let mut id = [0; 16];
+                    id[14..].copy_from_slice(&slot.to_be_bytes());
+                    assert_eq!(shards.of(ExecutionId::from_bytes(id)), shard);
+                }
+            }
+            assert_eq!(next, SLOTS);
+        }
+        assert_eq!(Shards::new(0), None);
+    }
+
+    #[test]
+    fn reports_survive_the_broker_and_strangers_are_named() {
+        let message = ShardMessage::Reports(vec![Report {
+            token: TaskToken::from_untrusted("t"),
+            worker: Some("w".into()),
+            started_at: Some(Timestamp::from_millis(5)),
+            outcome: ReportOutcome::Succeeded(Payload::parse("[1]").unwrap()),
+        }]);
+        let m = message.encode("q".into(), None);
+        assert_eq!(ShardMessage::decode(&m.body, &m.properties), Ok(message));
+        let error = ShardMessage::decode(&m.body, &Properties::default()).unwrap_err();
+        assert!(error.contains("type"), "{error}");
+        let error = ShardMessage::decode(b"{\"surprise\":1}", &m.properties).unwrap_err();
+        assert!(error.contains("surprise"), "{error}");
+    }
+}

@@ -1,0 +1,62 @@
+//! The names of queues. They are spelled here and nowhere else.
+
+use crate::{Namespace, ShardId};
+
+/// The names of an installation's queues: a prefix, `stagepost` unless set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    prefix: String,
+}
+
+impl Default for Topology {
+    fn default() -> Topology {
+        Topology::new("stagepost")
+    }
+}
+
+impl Topology {
+    /// Names that begin with `prefix`.
+    pub fn new(prefix: impl Into<String>) -> Topology {
+        Topology { prefix: prefix.into() }
+    }
+
+    /// `stagepost.shard.NN`: everything that changes an execution of that shard.
+    pub fn shard(&self, shard: ShardId) -> String {
+        format!("{}.shard.{:02}", self.prefix, shard.0)
+    }
+
+    /// `stagepost.activity.NAME`, or `stagepost.activity.ACCOUNT.REGION.NAME` outside the default namespace.
+    pub fn activity(&self, namespace: &Namespace, name: &str) -> String {
+        if *namespace == Namespace::default() {
+            format!("{}.activity.{name}", self.prefix)
+        } else {
+            format!("{}.activity.{}.{}.{name}", self.prefix, namespace.account, namespace.region)
+        }
+    }
+
+    /// `stagepost.callbacks`: token messages.
+    pub fn callbacks(&self) -> String {
+        format!("{}.callbacks", self.prefix)
+    }
+
+    /// `stagepost.dead-letters`: messages that could not be used, with the reason in a header.
+    pub fn dead_letters(&self) -> String {
+        format!("{}.dead-letters", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_have_the_documented_names() {
+        let t = Topology::default();
+        assert_eq!(t.shard(ShardId(3)), "stagepost.shard.03");
+        assert_eq!(t.activity(&Namespace::default(), "charge_card"), "stagepost.activity.charge_card");
+        let other = Namespace { account: "111111111111".into(), region: "eu-west-1".into() };
+        assert_eq!(t.activity(&other, "a"), "stagepost.activity.111111111111.eu-west-1.a");
+        assert_eq!(Topology::new("x").callbacks(), "x.callbacks");
+        assert_eq!(t.dead_letters(), "stagepost.dead-letters");
+    }
+}

@@ -1,0 +1,1 @@
+//! Write Stagepost activities as async functions and run them in a worker.

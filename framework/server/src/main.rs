@@ -1,0 +1,2 @@
+//! The `stagepost` binary.
+fn main() {}

@@ -1,0 +1,432 @@
+//! The [`Store`] and [`Reader`] traits and their two implementations: [`postgres`] and [`sqlite`]. One contract
+//! suite ([`contract`]) holds for both.
+//!
+//! The store is append-only on the hot path: one history row per decision, many decisions to a [`Batch`], one
+//! transaction to a batch. The execution's summary row is written at its start and at its end.
+
+pub mod contract;
+pub mod postgres;
+pub mod sqlite;
+
+use std::{ops::Range, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use stagepost_protocol::{
+    ExecutionArn, ExecutionId, Namespace, Payload, ShardId, StateMachineArn, Timestamp,
+};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The database cannot be reached or is shutting down: wait and try again. Whether a commit that ended so
+    /// took effect is not known.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(String),
+    /// Another coordinator owns a shard of the batch: nothing was written; drop what is cached of it.
+    #[error("shard {0:?} is owned by another coordinator: its lease was lost")]
+    LeaseLost(ShardId),
+    /// An execution or a history row of the batch is already there: nothing was written; load it and decide
+    /// anew.
+    #[error("the batch was decided on outdated state: {0}")]
+    Conflict(String),
+    /// The schema is newer than this binary.
+    #[error("the database schema has version {found}, this binary knows {known}: use a newer binary")]
+    SchemaTooNew {
+        /// The version found.
+        found: i64,
+        /// The newest version this binary knows.
+        known: i64,
+    },
+    /// The URL or path cannot be used.
+    #[error("'{url}' cannot be used as a database: {reason}")]
+    Url {
+        /// The URL, without its password.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The database refused, or holds what cannot be read.
+    #[error("the database refused to {what}: {reason}")]
+    Database {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// The result of a store operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A shard, its owner's epoch and its slots. The epoch grows by one with every change of owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The shard.
+    pub shard: ShardId,
+    /// Fences commits of earlier owners off.
+    pub epoch: i64,
+}
+
+/// The status of an execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ExecutionStatus {
+    /// Not ended.
+    Running,
+    /// Ended with an output.
+    Succeeded,
+    /// Ended with an error.
+    Failed,
+    /// Ran longer than its `TimeoutSeconds`.
+    TimedOut,
+    /// Was stopped.
+    Aborted,
+    /// Was redriven and waits to go on.
+    PendingRedrive,
+}
+
+impl ExecutionStatus {
+    /// As the API spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ExecutionStatus::Running => "RUNNING",
+            ExecutionStatus::Succeeded => "SUCCEEDED",
+            ExecutionStatus::Failed => "FAILED",
+            ExecutionStatus::TimedOut => "TIMED_OUT",
+            ExecutionStatus::Aborted => "ABORTED",
+            ExecutionStatus::PendingRedrive => "PENDING_REDRIVE",
+        }
+    }
+
+    /// From the API's spelling.
+    pub fn parse(text: &str) -> Option<ExecutionStatus> {
+        use ExecutionStatus::*;
+        [Running, Succeeded, Failed, TimedOut, Aborted, PendingRedrive]
+            .into_iter()
+            .find(|s| s.as_str() == text)
+    }
+}
+
+/// An execution that a batch starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewExecution {
+    /// Its id, a function of its ARN.
+    pub id: ExecutionId,
+    /// Its name, its state machine and its namespace.
+    pub arn: ExecutionArn,
+    /// What it is an execution of.
+    pub state_machine: StateMachineArn,
+    /// The definition that it runs to its end.
+    pub definition_id: String,
+    /// Its role.
+    pub role_arn: String,
+    /// Its input.
+    pub input: Payload,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Its first wake-up.
+    pub wake_at: Option<Timestamp>,
+    /// The caller's trace header.
+    pub trace_header: Option<String>,
+}
+
+/// The events of one decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryRow {
+    /// Whose.
+    pub execution: ExecutionId,
+    /// The id of the first event in it. Rows of one execution follow each other without gaps.
+    pub first_event_id: u64,
+    /// The id of the last event in it; `first_event_id - 1` when the row holds only hidden notes.
+    pub last_event_id: u64,
+    /// The number of the decision, from 1: orders the rows, also those that hold only notes.
+    pub sequence: u64,
+    /// The epoch of the coordinator that decided.
+    pub epoch: i64,
+    /// The events, encoded by the engine (text without NUL).
+    pub payload: String,
+}
+
+/// The end of an execution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndedExecution {
+    /// Whose.
+    pub execution: ExecutionId,
+    /// How it ended.
+    pub status: ExecutionStatus,
+    /// When.
+    pub stopped_at: Timestamp,
+    /// Its output, if it succeeded.
+    pub output: Option<Payload>,
+    /// Its error, if it did not.
+    pub error: Option<String>,
+    /// For people.
+    pub cause: Option<String>,
+}
+
+/// An execution's state as of a decision, so that a long history need not be replayed from its beginning.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Whose.
+    pub execution: ExecutionId,
+    /// The decision that it includes.
+    pub sequence: u64,
+    /// The state, encoded by the engine.
+    pub payload: String,
+}
+
+/// Everything that one transaction changes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// The leases of all shards that the batch touches.
+    pub leases: Vec<Lease>,
+    /// Executions that start. One that exists is a [`Error::Conflict`].
+    pub started: Vec<NewExecution>,
+    /// Decisions, in order. One whose (execution, sequence) exists is a [`Error::Conflict`].
+    pub history: Vec<HistoryRow>,
+    /// Executions that end; their wake-ups are gone with it.
+    pub ended: Vec<EndedExecution>,
+    /// Wake-ups that move; `None`: gone. Each execution at most once; none that `started` holds.
+    pub wakes: Vec<(ExecutionId, Option<Timestamp>)>,
+    /// Snapshots; each replaces the earlier one of its execution.
+    pub snapshots: Vec<Snapshot>,
+}
+
+impl Batch {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.started.is_empty()
+            && self.history.is_empty()
+            && self.ended.is_empty()
+            && self.wakes.is_empty()
+            && self.snapshots.is_empty()
+    }
+}
+
+/// All that is needed to replay an execution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredExecution {
+    /// Its summary.
+    pub summary: ExecutionSummary,
+    /// Its newest snapshot.
+    pub snapshot: Option<Snapshot>,
+    /// Its history after the snapshot, or all of it, in order.
+    pub history: Vec<HistoryRow>,
+}
+
+/// The summary row of an execution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutionSummary {
+    /// Its id.
+    pub id: ExecutionId,
+    /// Its ARN.
+    pub arn: ExecutionArn,
+    /// What it is an execution of.
+    pub state_machine: StateMachineArn,
+    /// The definition that it runs.
+    pub definition_id: String,
+    /// Its role.
+    pub role_arn: String,
+    /// How it stands.
+    pub status: ExecutionStatus,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub stopped_at: Option<Timestamp>,
+    /// Its input.
+    pub input: Payload,
+    /// Its output.
+    pub output: Option<Payload>,
+    /// Its error.
+    pub error: Option<String>,
+    /// For people.
+    pub cause: Option<String>,
+    /// Its next wake-up.
+    pub wake_at: Option<Timestamp>,
+    /// The caller's trace header.
+    pub trace_header: Option<String>,
+}
+
+/// An immutable definition; executions name it by its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefinitionRow {
+    /// Its id (a UUID; the revision id of the API).
+    pub id: String,
+    /// The JSON document, as it was given.
+    pub text: String,
+}
+
+/// A state machine as it is registered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateMachineRow {
+    /// Its ARN.
+    pub arn: StateMachineArn,
+    /// Its current definition; `DefinitionRow::id`.
+    pub definition_id: String,
+    /// Its role.
+    pub role_arn: String,
+    /// `STANDARD` or `EXPRESS`.
+    pub kind: String,
+    /// `ACTIVE` or `DELETING`.
+    pub status: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last updated.
+    pub updated_at: Timestamp,
+    /// Further settings of the API (logging, tracing, encryption, tags), as one JSON object.
+    pub settings: Payload,
+}
+
+/// An activity as it is registered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActivityRow {
+    /// Where it is filed.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Further settings of the API (encryption, tags), as one JSON object.
+    pub settings: Payload,
+}
+
+/// A page of a listing: what it holds and where the next one begins.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Pass it as `after` for the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// Which executions to list, newest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListExecutions {
+    /// Of which state machine.
+    pub state_machine: StateMachineArn,
+    /// Only with this status.
+    pub status: Option<ExecutionStatus>,
+    /// At most so many.
+    pub limit: usize,
+    /// The `next` of the page before.
+    pub after: Option<String>,
+}
+
+/// What the coordinator needs. All methods may be called at once from many tasks.
+#[async_trait]
+pub trait Store: Reader {
+    /// Writes a batch, all or nothing, durably once it returns `Ok`. Fails with [`Error::LeaseLost`] when one of
+    /// its leases is no longer current, checked in the same transaction, so that a stale owner cannot write.
+    async fn commit(&self, batch: Batch) -> Result<()>;
+
+    /// Loads executions for replay; `None` where there is none. Same order as `ids`.
+    async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Option<StoredExecution>>>;
+
+    /// Wake-ups in these slots up to and including `until`, earliest first, at most `limit`.
+    async fn due(
+        &self,
+        slots: &[Range<u16>],
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, ExecutionId)>>;
+
+    /// The running executions in these slots with an id greater than `after`, in order of id, at most `limit`:
+    /// for recovery, which goes through all of them.
+    async fn running(
+        &self,
+        slots: &[Range<u16>],
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>>;
+
+    /// Tells that `owner` lives for `ttl` more, renews its unexpired leases by as much, takes free or expired shards of
+    /// `0..shard_count` until it has its fair share (`shard_count` divided by the live owners, rounded up), and
+    /// gives nothing away. Returns the leases it holds and its fair share: an owner with more is asked to
+    /// [`Store::release`] some. The store's clock decides.
+    async fn lease(&self, owner: &str, ttl: Duration, shard_count: u16) -> Result<(Vec<Lease>, usize)>;
+
+    /// Gives leases back at once; all of them and the membership with `None`.
+    async fn release(&self, owner: &str, shards: Option<&[ShardId]>) -> Result<()>;
+}
+
+/// Reads, and the registry of definitions: what the API needs.
+#[async_trait]
+pub trait Reader: Send + Sync + 'static {
+    /// Whether the database answers.
+    async fn ping(&self) -> Result<()>;
+
+    /// The value of a setting; where there is none, `initial` is stored first. One value wins when several
+    /// processes do this at once. (The task tokens' secret is kept so.)
+    async fn setting(&self, name: &str, initial: &str) -> Result<String>;
+
+    /// The summary of an execution.
+    async fn execution(&self, id: ExecutionId) -> Result<Option<ExecutionSummary>>;
+
+    /// A page of executions, newest first. `input` and `output` may be left out (`null`, `None`).
+    async fn executions(&self, query: &ListExecutions) -> Result<Page<ExecutionSummary>>;
+
+    /// History rows of an execution with `last_event_id >= from` (ascending) or `first_event_id <= from`
+    /// (descending), at most `limit` rows and about `max_bytes` bytes, at least one if there is one.
+    async fn history(
+        &self,
+        id: ExecutionId,
+        from: u64,
+        descending: bool,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<HistoryRow>>;
+
+    /// A definition by its id.
+    async fn definition(&self, id: &str) -> Result<Option<DefinitionRow>>;
+
+    /// Registers a state machine with its definition. Returns the one that is there when the name is taken, and
+    /// changes nothing then.
+    async fn create_state_machine(
+        &self,
+        row: &StateMachineRow,
+        definition: &DefinitionRow,
+    ) -> Result<Option<StateMachineRow>>;
+
+    /// Replaces a state machine's row, and adds its definition if that is a new one. `false`: there is none.
+    async fn update_state_machine(
+        &self,
+        row: &StateMachineRow,
+        definition: Option<&DefinitionRow>,
+    ) -> Result<bool>;
+
+    /// A state machine.
+    async fn state_machine(&self, arn: &StateMachineArn) -> Result<Option<StateMachineRow>>;
+
+    /// A page of state machines, by name.
+    async fn state_machines(
+        &self,
+        namespace: &Namespace,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page<StateMachineRow>>;
+
+    /// Deletes a state machine; its definitions stay for the executions that run them. `false`: there is none.
+    async fn delete_state_machine(&self, arn: &StateMachineArn) -> Result<bool>;
+
+    /// Registers an activity. Returns the one that is there when the name is taken, and changes nothing then.
+    async fn create_activity(&self, row: &ActivityRow) -> Result<Option<ActivityRow>>;
+
+    /// An activity.
+    async fn activity(&self, namespace: &Namespace, name: &str) -> Result<Option<ActivityRow>>;
+
+    /// A page of activities, by name.
+    async fn activities(
+        &self,
+        namespace: &Namespace,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page<ActivityRow>>;
+
+    /// Deletes an activity. `false`: there is none.
+    async fn delete_activity(&self, namespace: &Namespace, name: &str) -> Result<bool>;
+
+    /// How many statements were sent to the database since the start: the idle cost is a promise of ours.
+    fn statements_sent(&self) -> u64;
+}

@@ -1,0 +1,1 @@
+//! The #[activity] attribute and derive(ActivityError).
