@@ -1,1 +1,18 @@
-//! The pure heart of Stagepost: decide and evolve.
+//! The pure heart of Stagepost: what an event leads to, without clock, randomness or IO.
+//!
+//! ```text
+//! Input + Env ──► decide ──► HistoryEvents ──► evolve ──► Execution
+//!                    └─────► Commands, for the shell to carry out after the commit
+//! ```
+//!
+//! [`Execution::decide`] evaluates expressions and makes events; [`Execution::evolve`] is the only thing that
+//! changes an execution and evaluates nothing, live and in replay alike: replaying the stored events gives the
+//! state that decided them.
+
+pub mod command;
+pub mod execution;
+pub mod history;
+
+pub use command::{Applied, Command, Dispatch, Env, Ignored, Input, Outcome, Send};
+pub use execution::{End, Execution, Origin, ReplayError};
+pub use history::{EventKind, HistoryEvent};

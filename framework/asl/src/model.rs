@@ -1,0 +1,371 @@
+//! A definition, parsed and compiled.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::Value;
+
+use crate::{
+    choice::Rule,
+    intrinsic::Intrinsic,
+    path::{Path, ReferencePath},
+    template::Template,
+};
+
+/// A state machine: all its states in one arena, those of branches and iterations included. Names are unique in
+/// the whole machine, as the service demands.
+#[derive(Debug)]
+pub struct StateMachine {
+    /// For people.
+    pub comment: Option<String>,
+    /// The language of states that name none.
+    pub query_language: QueryLanguage,
+    /// The execution as a whole may take so many seconds.
+    pub timeout_seconds: Option<u64>,
+    /// Where it starts.
+    pub start_at: StateIndex,
+    /// All states.
+    pub states: Vec<State>,
+    /// Their indices by name.
+    pub by_name: HashMap<Arc<str>, StateIndex>,
+}
+
+impl StateMachine {
+    /// The state at an index of this machine.
+    pub fn state(&self, index: StateIndex) -> &State {
+        &self.states[index.0 as usize]
+    }
+
+    /// The state of a name.
+    pub fn state_named(&self, name: &str) -> Option<&State> {
+        self.by_name.get(name).map(|i| self.state(*i))
+    }
+
+    /// The ARNs of the activities that its tasks name with account and region, and which must therefore exist.
+    pub fn registered_activities(&self) -> impl Iterator<Item = &str> {
+        self.states.iter().filter_map(|s| match &s.kind {
+            StateKind::Task(TaskState {
+                resource: Resource::Activity { arn, registered: true, .. }, ..
+            }) => Some(arn.as_str()),
+            _ => None,
+        })
+    }
+}
+
+/// The place of a state in its machine's arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateIndex(pub u32);
+
+/// The language of a state's expressions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum QueryLanguage {
+    /// JSONPath, the default.
+    #[default]
+    JsonPath,
+    /// JSONata.
+    Jsonata,
+}
+
+/// One state.
+#[derive(Debug)]
+pub struct State {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it stands in the document, as a JSON pointer.
+    pub pointer: String,
+    /// For people.
+    pub comment: Option<String>,
+    /// The language of its expressions.
+    pub query_language: QueryLanguage,
+    /// What it does.
+    pub kind: StateKind,
+    /// `InputPath`.
+    pub input_path: DataPath,
+    /// `OutputPath`.
+    pub output_path: DataPath,
+}
+
+/// `InputPath` or `OutputPath`.
+#[derive(Debug, Clone)]
+pub enum DataPath {
+    /// Absent or `$`: all of it.
+    Whole,
+    /// `null`: an empty object.
+    Discard,
+    /// A path.
+    Path(Path),
+}
+
+/// `ResultPath`.
+#[derive(Debug, Clone)]
+pub enum ResultPath {
+    /// Absent or `$`: the result replaces the input.
+    Replace,
+    /// `null`: the input stays, the result is dropped.
+    Discard,
+    /// The result goes there.
+    At(ReferencePath),
+}
+
+/// What a state does; one variant per state type.
+#[derive(Debug)]
+pub enum StateKind {
+    /// Does work elsewhere.
+    Task(TaskState),
+    /// Passes its input on, or a result.
+    Pass(PassState),
+    /// Branches on data.
+    Choice(ChoiceState),
+    /// Waits.
+    Wait(WaitState),
+    /// Ends the scope with success.
+    Succeed,
+    /// Ends the scope with an error.
+    Fail(FailState),
+    /// Runs branches side by side.
+    Parallel(ParallelState),
+    /// Runs one branch per item.
+    Map(MapState),
+}
+
+impl StateKind {
+    /// The value of its `Type` field.
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            StateKind::Task(_) => "Task",
+            StateKind::Pass(_) => "Pass",
+            StateKind::Choice(_) => "Choice",
+            StateKind::Wait(_) => "Wait",
+            StateKind::Succeed => "Succeed",
+            StateKind::Fail(_) => "Fail",
+            StateKind::Parallel(_) => "Parallel",
+            StateKind::Map(_) => "Map",
+        }
+    }
+}
+
+/// What follows a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition {
+    /// That state.
+    Next(StateIndex),
+    /// The end of the scope.
+    End,
+}
+
+/// What a Task state calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// An activity.
+    Activity {
+        /// As it was written.
+        arn: String,
+        /// Its name: the last part of the ARN.
+        name: String,
+        /// It names an account and a region, and must exist in the registry when the state is entered.
+        /// `arn:aws:states:::activity:NAME` names the activity of that name in the execution's own namespace, and
+        /// needs no registration: its queue is enough.
+        registered: bool,
+    },
+    /// A Lambda function by its own ARN.
+    Lambda {
+        /// The ARN.
+        arn: String,
+    },
+    /// A service integration, `arn:aws:states:::SERVICE:ACTION[.PATTERN]`.
+    Service {
+        /// As it was written.
+        arn: String,
+        /// For instance `sqs`, `aws-sdk:s3`.
+        service: String,
+        /// For instance `sendMessage`.
+        action: String,
+        /// What the state waits for.
+        pattern: IntegrationPattern,
+    },
+}
+
+/// What a service integration waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntegrationPattern {
+    /// The answer of the call.
+    RequestResponse,
+    /// The job that the call began (`.sync`).
+    Sync,
+    /// As `Sync`, with the output parsed (`.sync:2`).
+    Sync2,
+    /// Somebody's answer with the task token (`.waitForTaskToken`).
+    WaitForTaskToken,
+}
+
+/// A number that is written in the definition or found in the data.
+#[derive(Debug, Clone)]
+pub enum Number {
+    /// `TimeoutSeconds`.
+    Fixed(u64),
+    /// `TimeoutSecondsPath`.
+    Path(Path),
+}
+
+/// A text that is written in the definition or computed from the data.
+#[derive(Debug, Clone)]
+pub enum Text {
+    /// `Error`, `Cause`.
+    Fixed(String),
+    /// `ErrorPath`, `CausePath` with a path.
+    Path(Path),
+    /// `ErrorPath`, `CausePath` with an intrinsic function.
+    Intrinsic(Intrinsic),
+}
+
+/// Where a catcher or retrier applies, and what it does, is shared by Task, Parallel and Map.
+#[derive(Debug, Default)]
+pub struct ErrorHandling {
+    /// `Retry`, in order.
+    pub retry: Vec<Retrier>,
+    /// `Catch`, in order.
+    pub catch: Vec<Catcher>,
+}
+
+/// One element of `Retry`. Its arithmetic is in [`crate::retry`].
+#[derive(Debug, Clone)]
+pub struct Retrier {
+    /// `ErrorEquals`.
+    pub error_equals: Vec<String>,
+    /// `IntervalSeconds`, default 1.
+    pub interval_seconds: u64,
+    /// `MaxAttempts`, default 3; 0: never.
+    pub max_attempts: u64,
+    /// `BackoffRate`, default 2.0.
+    pub backoff_rate: f64,
+    /// `MaxDelaySeconds`.
+    pub max_delay_seconds: Option<u64>,
+    /// `JitterStrategy` is `FULL`.
+    pub full_jitter: bool,
+}
+
+/// One element of `Catch`.
+#[derive(Debug, Clone)]
+pub struct Catcher {
+    /// `ErrorEquals`.
+    pub error_equals: Vec<String>,
+    /// `Next`.
+    pub next: StateIndex,
+    /// `ResultPath`.
+    pub result_path: ResultPath,
+}
+
+/// A Task state.
+#[derive(Debug)]
+pub struct TaskState {
+    /// `Resource`.
+    pub resource: Resource,
+    /// `Parameters`.
+    pub parameters: Option<Template>,
+    /// `ResultSelector`.
+    pub result_selector: Option<Template>,
+    /// `ResultPath`.
+    pub result_path: ResultPath,
+    /// `TimeoutSeconds` or `TimeoutSecondsPath`; the service's default is 99,999,999.
+    pub timeout_seconds: Option<Number>,
+    /// `HeartbeatSeconds` or `HeartbeatSecondsPath`.
+    pub heartbeat_seconds: Option<Number>,
+    /// `Retry` and `Catch`.
+    pub errors: ErrorHandling,
+    /// `Next` or `End`.
+    pub transition: Transition,
+}
+
+/// A Pass state.
+#[derive(Debug)]
+pub struct PassState {
+    /// `Result`.
+    pub result: Option<Value>,
+    /// `Parameters`.
+    pub parameters: Option<Template>,
+    /// `ResultPath`.
+    pub result_path: ResultPath,
+    /// `Next` or `End`.
+    pub transition: Transition,
+}
+
+/// A Choice state.
+#[derive(Debug)]
+pub struct ChoiceState {
+    /// `Choices`, in order, each with where it leads.
+    pub choices: Vec<(Rule, StateIndex)>,
+    /// `Default`.
+    pub default: Option<StateIndex>,
+}
+
+/// A Wait state.
+#[derive(Debug)]
+pub struct WaitState {
+    /// Until when.
+    pub until: WaitUntil,
+    /// `Next` or `End`.
+    pub transition: Transition,
+}
+
+/// Until when a Wait state waits.
+#[derive(Debug, Clone)]
+pub enum WaitUntil {
+    /// `Seconds`.
+    Seconds(u64),
+    /// `SecondsPath`.
+    SecondsPath(Path),
+    /// `Timestamp`.
+    Timestamp(stagepost_protocol::Timestamp),
+    /// `TimestampPath`.
+    TimestampPath(Path),
+}
+
+/// A Fail state.
+#[derive(Debug)]
+pub struct FailState {
+    /// `Error` or `ErrorPath`.
+    pub error: Option<Text>,
+    /// `Cause` or `CausePath`.
+    pub cause: Option<Text>,
+}
+
+/// A Parallel state.
+#[derive(Debug)]
+pub struct ParallelState {
+    /// Where each branch starts.
+    pub branches: Vec<StateIndex>,
+    /// `Parameters`.
+    pub parameters: Option<Template>,
+    /// `ResultSelector`.
+    pub result_selector: Option<Template>,
+    /// `ResultPath`.
+    pub result_path: ResultPath,
+    /// `Retry` and `Catch`.
+    pub errors: ErrorHandling,
+    /// `Next` or `End`.
+    pub transition: Transition,
+}
+
+/// A Map state.
+#[derive(Debug)]
+pub struct MapState {
+    /// Where each iteration starts (`ItemProcessor`, or `Iterator` in older definitions).
+    pub start_at: StateIndex,
+    /// `ItemsPath`.
+    pub items_path: Option<Path>,
+    /// `ItemSelector`, or `Parameters` in older definitions.
+    pub item_selector: Option<Template>,
+    /// `MaxConcurrency` or `MaxConcurrencyPath`; `None` or 0: no limit.
+    pub max_concurrency: Option<Number>,
+    /// `ToleratedFailureCount` or its path.
+    pub tolerated_failure_count: Option<Number>,
+    /// `ToleratedFailurePercentage` or its path.
+    pub tolerated_failure_percentage: Option<Number>,
+    /// `ResultSelector`.
+    pub result_selector: Option<Template>,
+    /// `ResultPath`.
+    pub result_path: ResultPath,
+    /// `Retry` and `Catch`.
+    pub errors: ErrorHandling,
+    /// `Next` or `End`.
+    pub transition: Transition,
+}

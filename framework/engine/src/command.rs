@@ -1,0 +1,124 @@
+//! What goes into a decision and what comes out of it.
+
+use stagepost_protocol::{Payload, ReportOutcome, TaskToken, Timestamp, TokenKey};
+
+use crate::history::HistoryEvent;
+
+/// What a decision may know besides the execution: facts that the shell loaded first, time and chance.
+pub struct Env<'a> {
+    /// The time of the decision.
+    pub now: Timestamp,
+    /// Signs task tokens.
+    pub token_key: &'a TokenKey,
+    /// The next random number.
+    pub random: &'a dyn Fn() -> u64,
+    /// Whether the activity of this ARN is registered. Asked only for the definition's
+    /// `StateMachine::registered_activities`.
+    pub activity_exists: &'a dyn Fn(&str) -> bool,
+}
+
+/// What happened to an execution.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Something is to be said about the attempt that the event `event_id` scheduled.
+    Report {
+        /// Names the attempt (a verified task token carries it).
+        event_id: u64,
+        /// Who says so.
+        worker: Option<String>,
+        /// When the attempt was begun, if it was not announced before.
+        started_at: Option<Timestamp>,
+        /// What became of it.
+        outcome: ReportOutcome,
+    },
+    /// A deadline may have passed: whatever is due at `env.now` happens.
+    Wake,
+    /// StopExecution.
+    Stop {
+        /// The error that it ends with.
+        error: Option<String>,
+        /// For people.
+        cause: Option<String>,
+    },
+}
+
+/// What a decision came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// These events happened; the execution has evolved by them. Not before they are committed may the commands
+    /// be carried out.
+    Applied(Applied),
+    /// Nothing changes.
+    Ignored(Ignored),
+}
+
+/// The events of a decision and what follows from them.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// In order; never empty.
+    pub events: Vec<HistoryEvent>,
+    /// In order.
+    pub commands: Vec<Command>,
+}
+
+/// Why an input changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ignored {
+    /// The execution has ended.
+    Ended,
+    /// The attempt has had its result, or its state was left.
+    AttemptClosed,
+    /// There never was such an attempt.
+    UnknownAttempt,
+    /// The attempt is known to have started.
+    AlreadyStarted,
+    /// No deadline has passed.
+    NothingDue,
+}
+
+/// An effect, as data.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Give an attempt to a worker.
+    Dispatch(Dispatch),
+    /// Send a message of the user's to a queue of the user's.
+    Send(Send),
+}
+
+/// One attempt of an activity.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    /// The event that scheduled it: names the attempt within its execution.
+    pub event_id: u64,
+    /// The name of the activity.
+    pub activity: String,
+    /// The name of the state.
+    pub state: String,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// Completes the attempt.
+    pub token: TaskToken,
+    /// The event that entered the state: the same for all attempts of one visit (idempotency key).
+    pub entered_event_id: u64,
+    /// The input.
+    pub input: Payload,
+    /// When it times out.
+    pub deadline: Option<Timestamp>,
+    /// How often heartbeats must come, in milliseconds.
+    pub heartbeat_millis: Option<i64>,
+}
+
+/// A message to a RabbitMQ queue, by `sqs:sendMessage` with a `QueueUrl` of `amqp:///QUEUE` or a bare name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Send {
+    /// The event that scheduled it.
+    pub event_id: u64,
+    /// The queue.
+    pub queue: String,
+    /// The `MessageId` that the state's result names.
+    pub message_id: String,
+    /// `MessageBody`: a text as it is, anything else as JSON.
+    pub body: String,
+    /// `MessageAttributes`, as text headers.
+    pub attributes: Vec<(String, String)>,
+}
