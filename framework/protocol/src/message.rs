@@ -16,6 +16,8 @@ pub const HEADER_ATTEMPT: &str = "stagepost-attempt";
 pub const HEADER_EXECUTION: &str = "stagepost-execution";
 /// Header: the name of the state.
 pub const HEADER_STATE: &str = "stagepost-state";
+/// Header: the idempotency key, the same for every attempt of one step.
+pub const HEADER_IDEMPOTENCY_KEY: &str = "stagepost-idempotency-key";
 /// Header: when the attempt times out, in milliseconds since the epoch.
 pub const HEADER_DEADLINE: &str = "stagepost-deadline";
 /// Header: heartbeats must come at least this often, in milliseconds.
@@ -132,6 +134,9 @@ pub struct TaskMessage {
     pub execution: String,
     /// The name of the state.
     pub state: String,
+    /// Names the step (one visit of one state), the same for all its attempts and for no other step: what an
+    /// activity gives to services that take an idempotency key. At most 255 characters of ASCII are portable.
+    pub idempotency_key: String,
     /// When the attempt times out.
     pub deadline: Option<Timestamp>,
     /// How often heartbeats must come, in milliseconds.
@@ -170,6 +175,7 @@ impl TaskMessage {
         header(HEADER_ATTEMPT, i64::from(self.attempt).into());
         header(HEADER_EXECUTION, self.execution.as_str().into());
         header(HEADER_STATE, self.state.as_str().into());
+        header(HEADER_IDEMPOTENCY_KEY, self.idempotency_key.as_str().into());
         if let Some(deadline) = self.deadline {
             header(HEADER_DEADLINE, deadline.as_millis().into());
         }
@@ -208,9 +214,9 @@ impl TaskMessage {
     ) -> Result<TaskMessage, TaskMessageError> {
         let header = |name| properties.headers.get(name);
         let text = |name| header(name).and_then(HeaderValue::as_text).ok_or(TaskMessageError::Missing(name));
+        let attempt_id = properties.message_id.clone().ok_or(TaskMessageError::Missing("message_id"))?;
         Ok(TaskMessage {
             queue: queue.to_owned(),
-            attempt_id: properties.message_id.clone().ok_or(TaskMessageError::Missing("message_id"))?,
             token: TaskToken::from_untrusted(text(HEADER_TASK_TOKEN)?),
             attempt: header(HEADER_ATTEMPT)
                 .and_then(HeaderValue::as_int)
@@ -218,6 +224,7 @@ impl TaskMessage {
                 .ok_or(TaskMessageError::Missing(HEADER_ATTEMPT))?,
             execution: text(HEADER_EXECUTION)?.to_owned(),
             state: text(HEADER_STATE)?.to_owned(),
+            idempotency_key: text(HEADER_IDEMPOTENCY_KEY)?.to_owned(),
             deadline: header(HEADER_DEADLINE).and_then(HeaderValue::as_int).map(Timestamp::from_millis),
             heartbeat_millis: header(HEADER_HEARTBEAT).and_then(HeaderValue::as_int),
             input: Payload::parse_bytes(body).map_err(|e| TaskMessageError::Body(e.to_string()))?,
@@ -226,6 +233,7 @@ impl TaskMessage {
             fairness_key: text(HEADER_FAIRNESS_KEY).unwrap_or("").to_owned(),
             republished: matches!(header(HEADER_REPUBLISHED), Some(HeaderValue::Bool(true))),
             traceparent: text(HEADER_TRACEPARENT).ok().map(str::to_owned),
+            attempt_id,
         })
     }
 }
@@ -269,6 +277,7 @@ mod tests {
             attempt: 2,
             execution: "arn:…".into(),
             state: "Charge".into(),
+            idempotency_key: "x/1".into(),
             deadline: Some(Timestamp::from_millis(17)),
             heartbeat_millis: Some(500),
             input: Payload::parse("{\"a\":1}").unwrap(),
