@@ -5,6 +5,7 @@
 //! lives), a delivery that was not acknowledged comes again, and may come twice. Everything else is built on
 //! top of it by the coordinator and the workers.
 
+#[doc(hidden)]
 pub mod contract;
 pub mod in_process;
 pub mod rabbitmq;

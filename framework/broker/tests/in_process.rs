@@ -1,0 +1,36 @@
+//! The in-process broker against the contract, and its limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stagepost_broker::contract::{Fixture, message, take, within};
+use stagepost_broker::in_process::{InProcessBroker, Limits};
+use stagepost_broker::{Broker, Health};
+
+async fn connect() -> Option<Arc<dyn Broker>> {
+    Some(InProcessBroker::new())
+}
+
+stagepost_broker::contract_tests!(connect);
+
+/// Over its limit the broker is slow and says so, but takes everything; settled messages make room.
+#[tokio::test]
+async fn a_full_broker_slows_down_and_recovers() {
+    let limits = Limits { bytes: 1000, wait_max: Duration::from_millis(50) };
+    let f = Fixture::new(InProcessBroker::with_limits(limits));
+    let queue = f.queue("full").await;
+    let health = f.broker.health();
+    f.publish(&queue, [&"x".repeat(2000)]).await;
+    assert!(matches!(*health.borrow(), Health::Blocked(_)));
+    let begin = std::time::Instant::now();
+    f.publish(&queue, ["y"]).await;
+    assert!(begin.elapsed() >= limits.wait_max, "it waits for room first");
+
+    let waits = f.broker.publish(vec![message(&queue, "z")]);
+    let mut consumer = f.consume(&queue, 10).await;
+    let (came, waited) = tokio::join!(take(&mut *consumer, 2), waits);
+    waited[0].as_ref().expect("it was taken after the wait");
+    consumer.acker().ack_up_to(came[1].tag).await;
+    assert_eq!(*health.borrow(), Health::Up);
+    assert_eq!(within("the last", take(&mut *consumer, 1)).await.len(), 1);
+}
