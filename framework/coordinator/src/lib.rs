@@ -1,1 +1,37 @@
-//! The coordinator: owns shards, decides, commits, publishes and acknowledges.
+//! The coordinator: the only writer of executions. It owns shards, and for each batch of what arrives on their
+//! queues it decides, commits, publishes and acknowledges, in this order.
+//!
+//! ```text
+//! shard queues ─► feed ─► decide ─► commit ─► publish ─► ack
+//!       wake-ups ──┘    (deciding) (pipeline: in order, the next batch is decided meanwhile)
+//! ```
+//!
+//! * [`Coordinator`] runs all of it; [`Client`] is how everybody else asks a shard for something.
+//! * `lease` gains and loses shards, `deciding` is the loop, `pipeline` carries a decided batch out,
+//!   `cache` holds the executions in memory, `wake` the deadlines, `dispatch` turns commands into messages,
+//!   `callbacks` and `triggers` turn foreign messages into shard messages, `recover` publishes again what is
+//!   pending.
+//!
+//! Nothing here decides what a workflow does next: that is `stagepost-engine`. Nothing here calls the outside
+//! world but the store and the broker.
+
+mod cache;
+mod callbacks;
+pub mod client;
+mod deciding;
+mod definitions;
+mod dispatch;
+mod lease;
+pub mod metrics;
+mod options;
+mod pipeline;
+mod recover;
+mod run;
+mod triggers;
+mod wake;
+
+pub use client::{Client, ClientError};
+pub use metrics::Metrics;
+pub use options::{Clock, Options, Trigger};
+pub use recover::{Recovered, recover};
+pub use run::{Coordinator, Parts, installation_token_key};

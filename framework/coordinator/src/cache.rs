@@ -1,0 +1,137 @@
+//! The executions in memory: those that were decided lately, up to a number of bytes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use stagepost_engine::Execution;
+use stagepost_protocol::{ExecutionId, Timestamp};
+
+/// An execution and what the coordinator knows about its rows in the store.
+pub(crate) struct Entry {
+    pub(crate) execution: Execution,
+    /// The number of its newest history row.
+    pub(crate) sequence: u64,
+    /// The epoch of its newest history row that this process did not write: an earlier owner's publications may
+    /// be lost. `None` once they were published again, or where this process has done all of it.
+    pub(crate) foreign_epoch: Option<i64>,
+    /// `wake_at` as the store has it, or will after the batches that are on their way.
+    pub(crate) stored_wake: Option<Timestamp>,
+    /// Events since the newest snapshot.
+    pub(crate) events_since_snapshot: u64,
+    /// Batches on their way that hold decisions of it: until they are committed the store is behind, so it must
+    /// not be evicted.
+    pub(crate) in_flight: u32,
+    bytes: usize,
+    tick: u64,
+}
+
+impl Entry {
+    pub(crate) fn new(execution: Execution, sequence: u64, stored_wake: Option<Timestamp>) -> Entry {
+        Entry {
+            execution,
+            sequence,
+            foreign_epoch: None,
+            stored_wake,
+            events_since_snapshot: 0,
+            in_flight: 0,
+            bytes: 0,
+            tick: 0,
+        }
+    }
+}
+
+/// Bytes that an entry takes besides the execution itself.
+const ENTRY_BYTES: usize = 256;
+
+#[derive(Default)]
+pub(crate) struct Cache {
+    entries: HashMap<ExecutionId, Entry>,
+    by_use: BTreeMap<u64, ExecutionId>,
+    tick: u64,
+    bytes: usize,
+}
+
+impl Cache {
+    pub(crate) fn contains(&self, id: ExecutionId) -> bool {
+        self.entries.contains_key(&id)
+    }
+
+    pub(crate) fn get(&self, id: ExecutionId) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    /// The entry, which becomes the most recently used one. After changing it call [`Cache::weigh`].
+    pub(crate) fn use_mut(&mut self, id: ExecutionId) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(&id)?;
+        self.by_use.remove(&entry.tick);
+        self.tick += 1;
+        entry.tick = self.tick;
+        self.by_use.insert(self.tick, id);
+        Some(entry)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ExecutionId) -> Option<&mut Entry> {
+        self.entries.get_mut(&id)
+    }
+
+    pub(crate) fn insert(&mut self, id: ExecutionId, mut entry: Entry) {
+        self.remove(id);
+        self.tick += 1;
+        entry.tick = self.tick;
+        entry.bytes = ENTRY_BYTES + entry.execution.approximate_bytes();
+        self.bytes += entry.bytes;
+        self.by_use.insert(self.tick, id);
+        self.entries.insert(id, entry);
+    }
+
+    /// Takes the present size of an entry into account.
+    pub(crate) fn weigh(&mut self, id: ExecutionId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            self.bytes -= entry.bytes;
+            entry.bytes = ENTRY_BYTES + entry.execution.approximate_bytes();
+            self.bytes += entry.bytes;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: ExecutionId) {
+        if let Some(entry) = self.entries.remove(&id) {
+            self.by_use.remove(&entry.tick);
+            self.bytes -= entry.bytes;
+        }
+    }
+
+    /// Forgets those for which `keep` says no.
+    pub(crate) fn retain(&mut self, keep: impl Fn(ExecutionId) -> bool) {
+        let gone: Vec<ExecutionId> = self.entries.keys().copied().filter(|id| !keep(*id)).collect();
+        gone.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Forgets the least recently used ones until `bytes_max` is kept, passing over what is in flight.
+    pub(crate) fn evict(&mut self, bytes_max: usize) {
+        if self.bytes <= bytes_max {
+            return;
+        }
+        let mut excess = self.bytes - bytes_max;
+        let mut gone = Vec::new();
+        for id in self.by_use.values() {
+            let Some(entry) = self.entries.get(id).filter(|e| e.in_flight == 0) else { continue };
+            gone.push(*id);
+            excess = excess.saturating_sub(entry.bytes);
+            if excess == 0 {
+                break;
+            }
+        }
+        gone.into_iter().for_each(|id| self.remove(id));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Cache::default();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

@@ -1,0 +1,183 @@
+//! How everybody but the coordinator asks a shard for something: a request over the shard's queue, answered
+//! after the commit.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use stagepost_broker::{Broker, ConsumeOptions, Consumer, QueueSpec};
+use stagepost_protocol::{
+    ExecutionId, Namespace, Report, ReportOutcome, ShardMessage, Shards, TaskMessage, TaskToken, TokenKey,
+    shard::{Reply, Start, Stop},
+    topology::Topology,
+};
+use tokio::{sync::oneshot, task::AbortHandle, time::timeout};
+
+/// How long a request waits for its answer.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// No coordinator answered in time. Whether the request took effect is not known; repeating it is safe.
+    #[error("no coordinator answered within {} seconds: is one running, and are its broker and database up?", .0.as_secs())]
+    Timeout(Duration),
+    /// The broker refused.
+    #[error(transparent)]
+    Broker(#[from] stagepost_broker::Error),
+}
+
+type Pending = Arc<Mutex<HashMap<String, oneshot::Sender<Reply>>>>;
+
+/// Sends requests to shards and waits for their replies. Cheap to share.
+pub struct Client {
+    broker: Arc<dyn Broker>,
+    topology: Topology,
+    shards: Shards,
+    token_key: TokenKey,
+    reply_to: String,
+    pending: Pending,
+    next_id: AtomicU64,
+    receiver: AbortHandle,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.receiver.abort();
+    }
+}
+
+impl Client {
+    /// A client with a reply queue of its own.
+    pub async fn connect(
+        broker: Arc<dyn Broker>,
+        topology: Topology,
+        shards: Shards,
+        token_key: TokenKey,
+    ) -> Result<Arc<Client>, stagepost_broker::Error> {
+        let (reply_to, replies) = broker.reply_queue().await?;
+        let pending = Pending::default();
+        let receiver = tokio::spawn(receive(replies, pending.clone())).abort_handle();
+        let next_id = AtomicU64::new(1);
+        Ok(Arc::new(Client { broker, topology, shards, token_key, reply_to, pending, next_id, receiver }))
+    }
+
+    /// Sends a request to the shard of `execution` and waits for its reply, which comes after the commit.
+    pub async fn request(&self, execution: ExecutionId, message: ShardMessage) -> Result<Reply, ClientError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed).to_string();
+        let (sender, reply) = oneshot::channel();
+        lock(&self.pending).insert(id.clone(), sender);
+        // Whatever ends this call, a caller that went away included, its entry must go.
+        let _forget = Forget { pending: &self.pending, id: &id };
+        let queue = self.topology.shard(self.shards.of(execution));
+        let message = message.encode(queue, Some((self.reply_to.clone(), id.clone())));
+        let exchange = async {
+            for published in self.broker.publish(vec![message]).await {
+                published?;
+            }
+            // The sender lives in the map until `_forget`, so the only error is the receiver's end.
+            reply.await.map_err(|_| ClientError::Broker(stagepost_broker::Error::Closed))
+        };
+        match timeout(REQUEST_TIMEOUT, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(ClientError::Timeout(REQUEST_TIMEOUT)),
+        }
+    }
+
+    /// Starts an execution.
+    pub async fn start(&self, start: Start) -> Result<Reply, ClientError> {
+        self.request(start.execution.id(), ShardMessage::Start(Box::new(start))).await
+    }
+
+    /// Stops an execution.
+    pub async fn stop(&self, stop: Stop) -> Result<Reply, ClientError> {
+        self.request(stop.execution.id(), ShardMessage::Stop(stop)).await
+    }
+
+    /// Reports what became of an attempt. A token of another installation is answered without asking anyone.
+    pub async fn report(&self, report: Report) -> Result<Reply, ClientError> {
+        match self.token_key.verify(report.token.as_str()) {
+            Some((execution, _)) => self.request(execution, ShardMessage::Reports(vec![report])).await,
+            None => Ok(Reply::InvalidToken),
+        }
+    }
+
+    /// Waits up to `wait` for a task of an activity, and announces it as started by `worker` before returning it:
+    /// from then on nothing is held at the broker. Dropping the future earlier gives the delivery back.
+    pub async fn poll_activity(
+        &self,
+        namespace: &Namespace,
+        activity: &str,
+        worker: Option<&str>,
+        wait: Duration,
+    ) -> Result<Option<TaskMessage>, ClientError> {
+        let end = Instant::now() + wait;
+        let queue = self.topology.activity(namespace, activity);
+        self.broker.declare(&[QueueSpec::ours(&queue)]).await?;
+        let mut consumer = self.broker.consume(&queue, ConsumeOptions { prefetch: 1 }).await?;
+        let acker = consumer.acker();
+        let task = loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let Ok(Some(deliveries)) = timeout(left, consumer.next(1)).await else { break None };
+            let Some(delivery) = deliveries.into_iter().next() else { continue };
+            let task = match TaskMessage::decode(&queue, &delivery.body, &delivery.properties) {
+                Ok(task) => task,
+                Err(error) => {
+                    let reason = error.to_string();
+                    let letter = crate::dispatch::dead_letter(&self.topology, &queue, &delivery, &reason);
+                    for published in self.broker.publish(vec![letter]).await {
+                        published?;
+                    }
+                    acker.ack(delivery.tag).await;
+                    continue;
+                }
+            };
+            let announced = self.announce(task.token.clone(), worker).await?;
+            acker.ack(delivery.tag).await;
+            // An attempt that has ended meanwhile is not worth a worker's time.
+            if announced == Reply::Accepted {
+                break Some(task);
+            }
+        };
+        consumer.cancel().await;
+        Ok(task)
+    }
+
+    async fn announce(&self, token: TaskToken, worker: Option<&str>) -> Result<Reply, ClientError> {
+        let worker = worker.map(str::to_owned);
+        self.report(Report { token, worker, started_at: None, outcome: ReportOutcome::Started }).await
+    }
+}
+
+struct Forget<'a> {
+    pending: &'a Pending,
+    id: &'a str,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(self.pending).remove(self.id);
+    }
+}
+
+/// A panic elsewhere cannot leave the map half changed, so a poisoned lock is as good as any.
+fn lock(pending: &Pending) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Reply>>> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn receive(mut replies: Box<dyn Consumer>, pending: Pending) {
+    while let Some(deliveries) = replies.next(256).await {
+        for delivery in deliveries {
+            let Some(id) = &delivery.properties.correlation_id else { continue };
+            let Some(sender) = lock(&pending).remove(id) else { continue };
+            match serde_json::from_slice(&delivery.body) {
+                // The asker may have gone away.
+                Ok(reply) => drop(sender.send(reply)),
+                Err(error) => tracing::warn!(%error, "a reply could not be read; are all processes of one version?"),
+            }
+        }
+    }
+}

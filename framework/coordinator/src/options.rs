@@ -1,0 +1,83 @@
+//! Settings of a coordinator.
+
+use std::{sync::Arc, time::Duration};
+
+use stagepost_protocol::{Shards, StateMachineArn, Timestamp, topology::Topology};
+
+/// Where the time comes from.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Clock {
+        Clock::new(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            Timestamp::from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+        })
+    }
+
+    /// Any other clock; for tests and simulation.
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Clock {
+        Clock(Arc::new(now))
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+/// A binding from a queue of an existing producer to 'start an execution of this state machine'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trigger {
+    /// The queue.
+    pub queue: String,
+    /// What each message starts.
+    pub state_machine: StateMachineArn,
+}
+
+/// Settings of a coordinator, with defaults that fit.
+#[derive(Clone)]
+pub struct Options {
+    /// Names this process among the owners of shards. Default: random.
+    pub owner: String,
+    /// The names of queues.
+    pub topology: Topology,
+    /// How executions are spread; the same for all processes of an installation. Default: 4.
+    pub shards: Shards,
+    /// How long a shard stays with an owner that is not heard of. Default: 6 s.
+    pub lease_ttl: Duration,
+    /// At most so many messages and wake-ups are decided in one batch. Default: 512.
+    pub batch_max: usize,
+    /// At most so many unacknowledged deliveries per shard. Default: 2,048.
+    pub prefetch: u16,
+    /// The cache of executions takes about so much memory. Default: 64 MiB.
+    pub cache_bytes_max: usize,
+    /// How far ahead wake-ups are loaded from the store. Default: 60 s.
+    pub wake_horizon: Duration,
+    /// A start commits with a wake-up so far ahead, in case its publications are lost. Default: 5 s.
+    pub start_guard: Duration,
+    /// Queues that start executions.
+    pub triggers: Vec<Trigger>,
+    /// Where the time comes from.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            owner: uuid::Uuid::new_v4().to_string(),
+            topology: Topology::default(),
+            shards: Shards::new(4).expect("4 is between 1 and 1,024"),
+            lease_ttl: Duration::from_secs(6),
+            batch_max: 512,
+            prefetch: 2048,
+            cache_bytes_max: 64 * 1024 * 1024,
+            wake_horizon: Duration::from_secs(60),
+            start_guard: Duration::from_secs(5),
+            triggers: Vec::new(),
+            clock: Clock::system(),
+        }
+    }
+}
