@@ -10,6 +10,8 @@ pub(crate) struct Entry {
     pub(crate) execution: Execution,
     /// The number of its newest history row.
     pub(crate) sequence: u64,
+    /// The newest event in that row, or before.
+    pub(crate) last_event_id: u64,
     /// The epoch of its newest history row that this process did not write: an earlier owner's publications may
     /// be lost. `None` once they were published again, or where this process has done all of it.
     pub(crate) foreign_epoch: Option<i64>,
@@ -25,10 +27,22 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(execution: Execution, sequence: u64, stored_wake: Option<Timestamp>) -> Entry {
+    /// An execution that has just been started.
+    pub(crate) fn started(execution: Execution) -> Entry {
+        Entry::new(execution, 0, 0, None)
+    }
+
+    /// An execution as it was replayed, with the number of its newest row.
+    pub(crate) fn replayed(execution: Execution, sequence: u64, stored_wake: Option<Timestamp>) -> Entry {
+        let last_event_id = execution.last_event_id();
+        Entry::new(execution, sequence, last_event_id, stored_wake)
+    }
+
+    fn new(execution: Execution, sequence: u64, last_event_id: u64, stored_wake: Option<Timestamp>) -> Entry {
         Entry {
             execution,
             sequence,
+            last_event_id,
             foreign_epoch: None,
             stored_wake,
             events_since_snapshot: 0,
@@ -71,6 +85,10 @@ impl Cache {
 
     pub(crate) fn get_mut(&mut self, id: ExecutionId) -> Option<&mut Entry> {
         self.entries.get_mut(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ExecutionId, &Entry)> {
+        self.entries.iter().map(|(id, entry)| (*id, entry))
     }
 
     pub(crate) fn insert(&mut self, id: ExecutionId, mut entry: Entry) {

@@ -176,7 +176,9 @@ async fn receive(mut replies: Box<dyn Consumer>, pending: Pending) {
             match serde_json::from_slice(&delivery.body) {
                 // The asker may have gone away.
                 Ok(reply) => drop(sender.send(reply)),
-                Err(error) => tracing::warn!(%error, "a reply could not be read; are all processes of one version?"),
+                Err(error) => {
+                    tracing::warn!(%error, "a reply could not be read; are all processes of one version?")
+                }
             }
         }
     }

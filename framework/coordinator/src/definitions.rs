@@ -25,6 +25,11 @@ pub(crate) struct Definitions {
 }
 
 impl Definitions {
+    /// The definition, if it was asked for before.
+    pub(crate) fn cached(&self, id: &str) -> Option<Arc<StateMachine>> {
+        self.compiled.get(id).cloned()
+    }
+
     pub(crate) async fn get(&mut self, store: &dyn Store, id: &str) -> Result<Arc<StateMachine>, Error> {
         if let Some(definition) = self.compiled.get(id) {
             return Ok(definition.clone());

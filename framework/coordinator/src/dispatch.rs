@@ -65,8 +65,19 @@ fn user_message(send: Send) -> Message {
 /// A message that could not be used, as it goes to the dead letters: body and properties as they were, the
 /// reason and the queue that it came from in headers.
 pub(crate) fn dead_letter(topology: &Topology, source: &str, delivery: &Delivery, reason: &str) -> Message {
-    let mut properties = delivery.properties.clone();
+    let (body, properties) = (delivery.body.clone(), delivery.properties.clone());
+    dead_message(
+        topology,
+        source,
+        Message { queue: source.to_owned(), body, properties, persistent: true },
+        reason,
+    )
+}
+
+/// As [`dead_letter`], for a message of our own making.
+pub(crate) fn dead_message(topology: &Topology, source: &str, message: Message, reason: &str) -> Message {
+    let mut properties = message.properties;
     properties.headers.insert(HEADER_REASON.to_owned(), reason.into());
     properties.headers.insert(HEADER_SOURCE.to_owned(), source.into());
-    Message { queue: topology.dead_letters(), body: delivery.body.clone(), properties, persistent: true }
+    Message { queue: topology.dead_letters(), body: message.body, properties, persistent: true }
 }

@@ -80,7 +80,12 @@ mod tests {
         add(&metrics.decisions, 3);
         let mut out = String::new();
         metrics.render(&mut out);
-        assert!(out.contains("# TYPE stagepost_coordinator_decisions counter\nstagepost_coordinator_decisions 3\n"), "{out}");
+        assert!(
+            out.contains(
+                "# TYPE stagepost_coordinator_decisions counter\nstagepost_coordinator_decisions 3\n"
+            ),
+            "{out}"
+        );
         assert!(out.contains("# HELP stagepost_coordinator_shards_owned Shards owned.\n"), "{out}");
     }
 }

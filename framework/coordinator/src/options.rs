@@ -58,6 +58,9 @@ pub struct Options {
     pub wake_horizon: Duration,
     /// A start commits with a wake-up so far ahead, in case its publications are lost. Default: 5 s.
     pub start_guard: Duration,
+    /// Publish everything that is pending in a shard when it is gained, because the broker keeps nothing: for the
+    /// embedded default. Default: no.
+    pub recover_shards: bool,
     /// Queues that start executions.
     pub triggers: Vec<Trigger>,
     /// Where the time comes from.
@@ -76,6 +79,7 @@ impl Default for Options {
             cache_bytes_max: 64 * 1024 * 1024,
             wake_horizon: Duration::from_secs(60),
             start_guard: Duration::from_secs(5),
+            recover_shards: false,
             triggers: Vec::new(),
             clock: Clock::system(),
         }

@@ -1,58 +1,60 @@
 //! The deadlines of the near future, in memory. The store's `wake_at` is the truth; here is what of it falls due
 //! before the horizon, so that an idle coordinator asks the store only once per horizon.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::collections::BTreeSet;
 
 use stagepost_protocol::{ExecutionId, Timestamp};
 
-/// A heap that may hold outdated and repeated entries: who takes one checks it against the execution.
+/// What falls due before the horizon.
 pub(crate) struct Wakes {
-    heap: BinaryHeap<Reverse<(Timestamp, ExecutionId)>>,
-    /// Everything in the store up to here is in the heap.
+    by_time: BTreeSet<(Timestamp, ExecutionId)>,
+    /// Everything in the store up to here is in the set.
     horizon: Timestamp,
 }
 
+/// So long before the horizon the next stretch is loaded.
+const LOAD_AHEAD_MILLIS: i64 = 2_000;
+
 impl Wakes {
     pub(crate) fn new() -> Wakes {
-        Wakes { heap: BinaryHeap::new(), horizon: Timestamp::from_millis(0) }
+        Wakes { by_time: BTreeSet::new(), horizon: Timestamp::from_millis(0) }
     }
 
-    /// Remembers a wake-up, if it falls before the horizon; else it will be loaded from the store.
-    pub(crate) fn push(&mut self, at: Timestamp, id: ExecutionId) {
-        if at <= self.horizon {
-            self.heap.push(Reverse((at, id)));
+    /// Follows a wake-up of the store from one time to another. What falls behind the horizon will be loaded.
+    pub(crate) fn moved(&mut self, id: ExecutionId, from: Option<Timestamp>, to: Option<Timestamp>) {
+        if let Some(from) = from {
+            self.by_time.remove(&(from, id));
+        }
+        if let Some(to) = to.filter(|to| *to <= self.horizon) {
+            self.by_time.insert((to, id));
         }
     }
 
     /// Takes the next wake-up that is due.
     pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<ExecutionId> {
-        match self.heap.peek() {
-            Some(Reverse((at, _))) if *at <= now => self.heap.pop().map(|Reverse((_, id))| id),
-            _ => None,
+        if self.by_time.first()?.0 > now {
+            return None;
         }
+        self.by_time.pop_first().map(|(_, id)| id)
     }
 
-    /// When to look again: the next wake-up, or the horizon, where the next ones are loaded. A little before it, so
-    /// that nothing is late.
+    /// When to look again: at the next wake-up, or when the store must be asked for more.
     pub(crate) fn next(&self) -> Timestamp {
-        let ahead = self.horizon.plus_millis(-LOAD_AHEAD_MILLIS);
-        self.heap.peek().map_or(ahead, |Reverse((at, _))| (*at).min(ahead))
+        let load = self.horizon.plus_millis(-LOAD_AHEAD_MILLIS);
+        self.by_time.first().map_or(load, |(at, _)| (*at).min(load))
     }
 
-    /// Whether the store must be asked for more.
+    /// Whether the store must be asked for more. Not while something is due: that comes first, and goes from the
+    /// store when it is done.
     pub(crate) fn wants_load(&self, now: Timestamp) -> bool {
         now >= self.horizon.plus_millis(-LOAD_AHEAD_MILLIS)
-    }
-
-    /// How far the heap reaches.
-    pub(crate) fn horizon(&self) -> Timestamp {
-        self.horizon
+            && self.by_time.first().is_none_or(|(at, _)| *at > now)
     }
 
     /// Takes what was loaded up to `horizon`.
     pub(crate) fn loaded(&mut self, rows: Vec<(Timestamp, ExecutionId)>, horizon: Timestamp) {
-        self.heap.extend(rows.into_iter().map(Reverse));
-        self.horizon = horizon;
+        self.by_time.extend(rows);
+        self.horizon = self.horizon.max(horizon);
     }
 
     /// Forgets everything; the next load begins anew.
@@ -60,9 +62,6 @@ impl Wakes {
         *self = Wakes::new();
     }
 }
-
-/// So long before the horizon the next stretch is loaded.
-const LOAD_AHEAD_MILLIS: i64 = 2_000;
 
 #[cfg(test)]
 mod tests {
@@ -75,12 +74,26 @@ mod tests {
         let mut wakes = Wakes::new();
         assert!(wakes.wants_load(t(0)));
         wakes.loaded(vec![(t(500), id(1))], t(60_000));
-        wakes.push(t(61_000), id(2));
-        wakes.push(t(400), id(3));
+        wakes.moved(id(2), None, Some(t(61_000)));
+        wakes.moved(id(3), None, Some(t(300)));
+        wakes.moved(id(3), Some(t(300)), Some(t(400)));
         assert_eq!(wakes.next(), t(400));
-        assert_eq!((wakes.pop_due(t(399)), wakes.pop_due(t(450)), wakes.pop_due(t(450))), (None, Some(id(3)), None));
+        assert_eq!(
+            (wakes.pop_due(t(399)), wakes.pop_due(t(450)), wakes.pop_due(t(450))),
+            (None, Some(id(3)), None)
+        );
         assert_eq!(wakes.pop_due(t(500)), Some(id(1)));
         assert_eq!(wakes.next(), t(58_000));
         assert!(!wakes.wants_load(t(57_999)) && wakes.wants_load(t(58_000)));
+    }
+
+    #[test]
+    fn what_is_due_comes_before_another_load() {
+        let t = Timestamp::from_millis;
+        let mut wakes = Wakes::new();
+        wakes.loaded(vec![(t(10), ExecutionId::from_bytes([1; 16]))], t(10));
+        assert!(!wakes.wants_load(t(20)));
+        assert!(wakes.pop_due(t(20)).is_some());
+        assert!(wakes.wants_load(t(20)));
     }
 }

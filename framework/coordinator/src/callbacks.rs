@@ -1,0 +1,178 @@
+//! Token messages: how a person's approval, a foreign worker or an SQS-like consumer answers. Each becomes a
+//! report on its execution's shard queue; the message is acknowledged when that is confirmed.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use stagepost_broker::{ConsumeOptions, Delivery, QueueSpec};
+use stagepost_protocol::{
+    Message, Report, ReportOutcome, ShardId, ShardMessage, TokenKey, TokenMessage, limits,
+};
+use tokio::sync::watch;
+
+use crate::{
+    dispatch,
+    metrics::add,
+    options::Options,
+    pipeline::{Backoff, Shared},
+};
+
+const PREFETCH: u16 = 256;
+
+/// Why a token message cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Unusable {
+    #[error("its body has {0} bytes, more than {max}", max = limits::PAYLOAD_BYTES_MAX)]
+    TooLarge(usize),
+    #[error("its body is not a token message, {{\"taskToken\": …, \"output\": …}}: {0}")]
+    Body(String),
+    #[error(
+        "it has none of 'output', 'error' or 'cause', and 'heartbeat'; exactly one says what became of the task"
+    )]
+    NoOutcome,
+    #[error(
+        "it has more than one of 'output', 'error' or 'cause', and 'heartbeat'; exactly one says what became of the task"
+    )]
+    ManyOutcomes,
+    #[error("its task token is not of this installation")]
+    Token,
+}
+
+/// Consumes the callback queue until `shutdown`.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    options: Options,
+    token_key: TokenKey,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let queue = options.topology.callbacks();
+    let Some(mut consumer) = consume(&shared, &queue, PREFETCH, &mut shutdown).await else { return };
+    let acker = consumer.acker();
+    loop {
+        let deliveries = tokio::select! {
+            deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
+            _ = shutdown.changed() => return,
+        };
+        let Some(deliveries) = deliveries else { return };
+        let messages = forward(&shared, &options, &token_key, &queue, &deliveries);
+        publish(&shared, messages).await;
+        if let Some(last) = deliveries.last() {
+            acker.ack_up_to(last.tag).await;
+        }
+    }
+}
+
+/// Declares and consumes a queue, waiting as long as it takes; `None` at shutdown.
+pub(crate) async fn consume(
+    shared: &Shared,
+    queue: &str,
+    prefetch: u16,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Option<Box<dyn stagepost_broker::Consumer>> {
+    let mut backoff = Backoff::new();
+    loop {
+        let consumed = async {
+            shared.broker.declare(&[QueueSpec::ours(queue)]).await?;
+            shared.broker.consume(queue, ConsumeOptions { prefetch }).await
+        };
+        tokio::select! {
+            consumed = consumed => match consumed {
+                Ok(consumer) => return Some(consumer),
+                Err(error) => tracing::error!(%error, queue, "a queue cannot be consumed; trying again"),
+            },
+            _ = shutdown.changed() => return None,
+        }
+        tokio::select! {
+            () = backoff.wait() => {}
+            _ = shutdown.changed() => return None,
+        }
+    }
+}
+
+/// Publishes until every message is confirmed.
+pub(crate) async fn publish(shared: &Shared, mut messages: Vec<Message>) {
+    let mut backoff = Backoff::new();
+    while !messages.is_empty() {
+        let results = shared.broker.publish(messages.clone()).await;
+        let refused = |(message, result): (Message, stagepost_broker::Published)| match result {
+            Ok(()) | Err(stagepost_broker::Error::Closed) => None,
+            Err(error) => {
+                tracing::error!(%error, queue = message.queue, "a message was refused; trying again");
+                Some(message)
+            }
+        };
+        messages = messages.into_iter().zip(results).filter_map(refused).collect();
+        if !messages.is_empty() {
+            backoff.wait().await;
+        }
+    }
+}
+
+fn forward(
+    shared: &Shared,
+    options: &Options,
+    token_key: &TokenKey,
+    queue: &str,
+    deliveries: &[Delivery],
+) -> Vec<Message> {
+    let mut reports: BTreeMap<ShardId, Vec<Report>> = BTreeMap::new();
+    let mut messages = Vec::new();
+    for delivery in deliveries {
+        match report(token_key, &delivery.body) {
+            Ok((execution, report)) => reports.entry(options.shards.of(execution)).or_default().push(report),
+            Err(reason) => {
+                tracing::warn!(%reason, queue, "a message could not be used; it is among the dead letters");
+                add(&shared.metrics.dead_letters, 1);
+                messages.push(dispatch::dead_letter(&options.topology, queue, delivery, &reason.to_string()));
+            }
+        }
+    }
+    let encode =
+        |(shard, reports)| ShardMessage::Reports(reports).encode(options.topology.shard(shard), None);
+    messages.extend(reports.into_iter().map(encode));
+    messages
+}
+
+fn report(token_key: &TokenKey, body: &[u8]) -> Result<(stagepost_protocol::ExecutionId, Report), Unusable> {
+    // The output may have its full size besides the token and the field names.
+    if body.len() > limits::PAYLOAD_BYTES_MAX + 4096 {
+        return Err(Unusable::TooLarge(body.len()));
+    }
+    let message: TokenMessage = serde_json::from_slice(body).map_err(|e| Unusable::Body(e.to_string()))?;
+    let (execution, _) = token_key.verify(message.task_token.as_str()).ok_or(Unusable::Token)?;
+    let failed = message.error.is_some() || message.cause.is_some();
+    let outcome = match (message.output, failed, message.heartbeat) {
+        (Some(output), false, false) => ReportOutcome::Succeeded(output),
+        (None, true, false) => ReportOutcome::Failed { error: message.error, cause: message.cause },
+        (None, false, true) => ReportOutcome::Heartbeat,
+        (None, false, false) => return Err(Unusable::NoOutcome),
+        _ => return Err(Unusable::ManyOutcomes),
+    };
+    Ok((execution, Report { token: message.task_token, worker: None, started_at: None, outcome }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stagepost_protocol::ExecutionId;
+
+    #[test]
+    fn each_token_message_becomes_a_report_or_a_reason() {
+        let key = TokenKey::new(b"k");
+        let token = key.sign(ExecutionId::from_bytes([1; 16]), 5);
+        let t = token.as_str();
+        let read = |body: String| report(&key, body.as_bytes()).map(|(_, r)| r.outcome);
+        let ok = read(format!(r#"{{"taskToken":"{t}","output":null}}"#)).unwrap();
+        assert!(matches!(ok, ReportOutcome::Succeeded(p) if p.as_str() == "null"));
+        let failed = read(format!(r#"{{"taskToken":"{t}","error":"E","cause":"c"}}"#)).unwrap();
+        assert_eq!(failed, ReportOutcome::Failed { error: Some("E".into()), cause: Some("c".into()) });
+        assert_eq!(read(format!(r#"{{"taskToken":"{t}","heartbeat":true}}"#)), Ok(ReportOutcome::Heartbeat));
+        assert_eq!(read(format!(r#"{{"taskToken":"{t}"}}"#)), Err(Unusable::NoOutcome));
+        assert_eq!(
+            read(format!(r#"{{"taskToken":"{t}","output":1,"error":"E"}}"#)),
+            Err(Unusable::ManyOutcomes)
+        );
+        assert_eq!(read(r#"{"taskToken":"forged","output":1}"#.into()), Err(Unusable::Token));
+        assert!(matches!(read("not json".into()), Err(Unusable::Body(_))));
+        assert!(matches!(read("x".repeat(400_000)), Err(Unusable::TooLarge(400_000))));
+    }
+}

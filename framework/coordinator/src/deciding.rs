@@ -1,0 +1,495 @@
+//! The batch loop: takes what has arrived, loads what it needs, decides, and hands the batch to the pipeline.
+//! It never waits for more to arrive: batches grow by themselves while the pipeline is busy.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stagepost_broker::{Acker, Delivery, DeliveryTag};
+use stagepost_engine::{Execution, Origin, history};
+use stagepost_protocol::{ActivityArn, ExecutionId, ShardId, ShardMessage, TokenKey, shard::Start};
+use stagepost_store::{ExecutionStatus, ExecutionSummary, Lease, StoredExecution};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    cache::{Cache, Entry},
+    definitions::{self, Definitions},
+    metrics::add,
+    options::Options,
+    pipeline::{Backoff, Decided, Shared, await_store},
+    wake::Wakes,
+};
+
+mod round;
+
+use round::Round;
+
+/// At most so many wake-ups are loaded from the store at a time.
+const WAKES_LOADED_MAX: usize = 20_000;
+/// So long what is known of an activity's registration is good.
+const ACTIVITY_FACT_TTL: Duration = Duration::from_secs(1);
+
+/// What reaches the loop.
+pub(crate) enum Feed {
+    /// Messages of a shard's queue.
+    Deliveries { shard: ShardId, deliveries: Vec<Delivery>, acker: Arc<dyn Acker> },
+    /// A shard is ours now. Comes before its deliveries.
+    Gained(Lease),
+    /// A shard is to be given up. Comes after its deliveries; `done` is told when all of them are settled.
+    Released { shard: ShardId, done: oneshot::Sender<()> },
+}
+
+/// A message that was taken from a shard's queue.
+struct Taken {
+    shard: ShardId,
+    message: ShardMessage,
+    reply: Option<(String, String)>,
+    redelivered: bool,
+}
+
+pub(crate) struct Deciding {
+    shared: Arc<Shared>,
+    options: Options,
+    token_key: TokenKey,
+    generation: u64,
+    leases: HashMap<ShardId, i64>,
+    cache: Cache,
+    wakes: Wakes,
+    definitions: Definitions,
+    activities: HashMap<String, (Instant, bool)>,
+    declared: HashSet<String>,
+    /// Wake-ups that fired, and whose consequences are published: their rows may move on.
+    fired: Vec<ExecutionId>,
+    wake_load_failed: Option<Instant>,
+}
+
+/// What is known about executions that are not in the cache, for the length of a batch.
+#[derive(Default)]
+struct Known {
+    ended: HashMap<ExecutionId, ExecutionSummary>,
+    missing: HashSet<ExecutionId>,
+    broken: HashMap<ExecutionId, String>,
+}
+
+impl Deciding {
+    pub(crate) fn new(shared: Arc<Shared>, options: Options, token_key: TokenKey) -> Deciding {
+        Deciding {
+            generation: shared.generation(),
+            shared,
+            options,
+            token_key,
+            leases: HashMap::new(),
+            cache: Cache::default(),
+            wakes: Wakes::new(),
+            definitions: Definitions::default(),
+            activities: HashMap::new(),
+            declared: HashSet::new(),
+            fired: Vec::new(),
+            wake_load_failed: None,
+        }
+    }
+
+    /// Runs until the feed is closed and empty.
+    pub(crate) async fn run(mut self, mut feed: mpsc::Receiver<Feed>, pipeline: mpsc::Sender<Decided>) {
+        let shared = self.shared.clone();
+        loop {
+            let first = tokio::select! {
+                first = feed.recv() => match first {
+                    Some(first) => Some(first),
+                    None => return,
+                },
+                () = shared.settled_changed.notified() => None,
+                () = tokio::time::sleep(self.until_next_wake()) => None,
+            };
+            // The pipeline takes one batch at a time: waiting for its place is what lets batches grow.
+            let Ok(place) = pipeline.reserve().await else { return };
+            self.observe_pipeline();
+            let mut decided = Decided::new(self.generation);
+            let mut taken = Vec::new();
+            let mut next = first;
+            loop {
+                match next {
+                    Some(feed) => self.take(feed, &mut taken, &mut decided).await,
+                    None => break,
+                }
+                if taken.len() >= self.options.batch_max {
+                    break;
+                }
+                next = feed.try_recv().ok();
+            }
+            let wakes = self.due_wakes().await;
+            self.decide(taken, wakes, &mut decided).await;
+            if !decided.is_empty() {
+                place.send(decided);
+            }
+            self.cache.evict(self.options.cache_bytes_max);
+            self.gauge();
+        }
+    }
+
+    fn gauge(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let metrics = &self.shared.metrics;
+        metrics.shards_owned.store(self.leases.len() as u64, Relaxed);
+        metrics.executions_cached.store(self.cache.len() as u64, Relaxed);
+        metrics.cache_bytes.store(self.cache.bytes() as u64, Relaxed);
+    }
+
+    fn until_next_wake(&self) -> Duration {
+        if self.leases.is_empty() {
+            return Duration::from_secs(3600);
+        }
+        if !self.fired.is_empty() {
+            return Duration::ZERO;
+        }
+        if let Some(failed) = self.wake_load_failed {
+            return Duration::from_secs(1).saturating_sub(failed.elapsed());
+        }
+        let millis = self.wakes.next().millis_since(self.options.clock.now());
+        Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+    }
+
+    /// Learns what became of earlier batches.
+    fn observe_pipeline(&mut self) {
+        let generation = self.shared.generation();
+        if generation != self.generation {
+            // Something of what is in memory was never committed, and nobody can tell which part.
+            self.generation = generation;
+            self.cache.clear();
+            self.wakes.clear();
+            self.fired.clear();
+        }
+        for shard in self.shared.take_lost() {
+            self.leases.remove(&shard);
+        }
+        let now = self.options.clock.now();
+        for (generation, executions) in self.shared.take_settled() {
+            if generation != self.generation {
+                continue;
+            }
+            for id in executions {
+                let Some(entry) = self.cache.get_mut(id) else { continue };
+                entry.in_flight = entry.in_flight.saturating_sub(1);
+                if entry.in_flight > 0 {
+                    continue;
+                }
+                if entry.execution.end().is_some() {
+                    self.cache.remove(id);
+                } else if entry.stored_wake.is_some_and(|at| at <= now) {
+                    self.fired.push(id);
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, feed: Feed, taken: &mut Vec<Taken>, decided: &mut Decided) {
+        match feed {
+            Feed::Gained(lease) => {
+                self.leases.insert(lease.shard, lease.epoch);
+                // The new shard's wake-ups up to the horizon are not in memory.
+                self.wakes.clear();
+            }
+            Feed::Released { shard, done } => {
+                self.leases.remove(&shard);
+                let shards = self.options.shards;
+                self.cache.retain(|id| shards.of(id) != shard);
+                decided.barriers.push(done);
+            }
+            Feed::Deliveries { shard, deliveries, acker } => {
+                if !self.leases.contains_key(&shard) {
+                    for delivery in deliveries {
+                        acker.requeue(delivery.tag).await;
+                    }
+                    return;
+                }
+                let tags: Vec<DeliveryTag> = deliveries.iter().map(|d| d.tag).collect();
+                for delivery in deliveries {
+                    self.take_delivery(shard, &delivery, taken, decided);
+                }
+                decided.deliveries.push((acker, tags));
+            }
+        }
+    }
+
+    fn take_delivery(
+        &self,
+        shard: ShardId,
+        delivery: &Delivery,
+        taken: &mut Vec<Taken>,
+        decided: &mut Decided,
+    ) {
+        let properties = &delivery.properties;
+        match ShardMessage::decode(&delivery.body, properties) {
+            Ok(message) => {
+                let reply = properties.reply_to.clone().zip(properties.correlation_id.clone());
+                taken.push(Taken { shard, message, reply, redelivered: delivery.redelivered });
+            }
+            Err(reason) => {
+                let topology = &self.options.topology;
+                let letter =
+                    crate::dispatch::dead_letter(topology, &topology.shard(shard), delivery, &reason);
+                decided.messages.push(letter);
+                add(&self.shared.metrics.dead_letters, 1);
+                tracing::warn!(%reason, queue = topology.shard(shard), "a message is none of ours");
+            }
+        }
+    }
+
+    /// The wake-ups to look at in this batch.
+    async fn due_wakes(&mut self) -> Vec<ExecutionId> {
+        if self.leases.is_empty() {
+            return Vec::new();
+        }
+        let now = self.options.clock.now();
+        if self.wakes.wants_load(now)
+            && self.wake_load_failed.is_none_or(|at| at.elapsed() >= Duration::from_secs(1))
+        {
+            self.load_wakes().await;
+        }
+        let mut due = Vec::new();
+        while due.len() < self.options.batch_max {
+            match self.wakes.pop_due(now) {
+                Some(id) if self.leases.contains_key(&self.options.shards.of(id)) => due.push(id),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        due
+    }
+
+    async fn load_wakes(&mut self) {
+        let shards = self.options.shards;
+        let slots: Vec<_> = self.leases.keys().map(|shard| shards.slots(*shard)).collect();
+        let horizon = i64::try_from(self.options.wake_horizon.as_millis()).unwrap_or(i64::MAX);
+        let until = self.options.clock.now().plus_millis(horizon);
+        match self.shared.store.due(&slots, until, WAKES_LOADED_MAX).await {
+            Ok(rows) => {
+                self.wake_load_failed = None;
+                // A full page may end amid equal times, so what it reaches for certain ends before its last.
+                let full = rows.len() >= WAKES_LOADED_MAX;
+                let reached = rows.last().filter(|_| full).map_or(until, |(at, _)| at.plus_millis(-1));
+                // What is in the cache may be ahead of the store by the batches on their way; what has fired and is
+                // on its way must not fire again meanwhile.
+                let now = self.options.clock.now();
+                let stored = rows.into_iter().filter(|(_, id)| !self.cache.contains(*id));
+                let cached = self.cache.iter().filter_map(|(id, entry)| {
+                    let at = entry.stored_wake.filter(|at| *at <= reached)?;
+                    (at > now || entry.in_flight == 0).then_some((at, id))
+                });
+                self.wakes.loaded(stored.chain(cached).collect(), reached);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "wake-ups could not be loaded; trying again");
+                self.wake_load_failed = Some(Instant::now());
+            }
+        }
+    }
+
+    async fn decide(&mut self, taken: Vec<Taken>, wakes: Vec<ExecutionId>, decided: &mut Decided) {
+        let fired = std::mem::take(&mut self.fired);
+        if taken.is_empty() && wakes.is_empty() && fired.is_empty() {
+            return;
+        }
+        let known = self.load(&taken, &wakes).await;
+        self.learn_activities(&taken, &wakes).await;
+        let mut round = Round::begin(self, known, decided);
+        for item in taken {
+            round.message(item);
+        }
+        for id in wakes {
+            round.wake(id);
+        }
+        for id in fired {
+            round.move_fired_wake(id);
+        }
+        round.finish();
+    }
+
+    /// Brings the executions that the batch is about into the cache.
+    async fn load(&mut self, taken: &[Taken], wakes: &[ExecutionId]) -> Known {
+        let mut wanted: Vec<ExecutionId> = Vec::new();
+        let mut seen = HashSet::new();
+        let mut want = |id: ExecutionId| {
+            if !self.cache.contains(id) && seen.insert(id) {
+                wanted.push(id);
+            }
+        };
+        for item in taken {
+            match &item.message {
+                ShardMessage::Reports(reports) => {
+                    reports.iter().filter_map(|r| r.token.claimed_execution()).for_each(&mut want);
+                }
+                // A made-up name is free, unless this is not the first time that the start is seen.
+                ShardMessage::Start(start) if start.fresh && !item.redelivered => {}
+                ShardMessage::Start(start) => want(start.execution.id()),
+                ShardMessage::Stop(stop) => want(stop.execution.id()),
+            }
+        }
+        wakes.iter().copied().for_each(want);
+        let mut known = Known::default();
+        for chunk in wanted.chunks(256) {
+            let stored = self.load_stored(chunk).await;
+            for (id, stored) in chunk.iter().zip(stored) {
+                match stored {
+                    None => drop(known.missing.insert(*id)),
+                    Some(stored) if stored.summary.status != ExecutionStatus::Running => {
+                        known.ended.insert(*id, stored.summary);
+                    }
+                    Some(stored) => {
+                        if let Err(reason) = self.replay(*id, stored).await {
+                            tracing::error!(execution = %id, %reason, "an execution cannot be replayed");
+                            known.broken.insert(*id, reason);
+                        }
+                    }
+                }
+            }
+        }
+        for item in taken {
+            if let ShardMessage::Start(start) = &item.message {
+                self.compile(start, &mut known).await;
+            }
+        }
+        known
+    }
+
+    async fn load_stored(&self, ids: &[ExecutionId]) -> Vec<Option<StoredExecution>> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.shared.store.load(ids).await {
+                Ok(stored) => return stored,
+                Err(error) => {
+                    tracing::warn!(%error, "executions could not be loaded; trying again");
+                    backoff.wait().await;
+                    await_store(&self.shared).await;
+                }
+            }
+        }
+    }
+
+    async fn definition(&mut self, id: &str) -> Result<Arc<stagepost_asl::StateMachine>, String> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.definitions.get(&*self.shared.store, id).await {
+                Ok(definition) => return Ok(definition),
+                Err(definitions::Error::Store(error)) => {
+                    tracing::warn!(%error, "a definition could not be loaded; trying again");
+                    backoff.wait().await;
+                    await_store(&self.shared).await;
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    async fn compile(&mut self, start: &Start, known: &mut Known) {
+        if let Err(reason) = self.definition(&start.definition_id).await {
+            known.broken.insert(start.execution.id(), reason);
+        }
+    }
+
+    async fn replay(&mut self, id: ExecutionId, stored: StoredExecution) -> Result<(), String> {
+        let definition = self.definition(&stored.summary.definition_id).await?;
+        let shard = self.options.shards.of(id);
+        let wake = stored.summary.wake_at;
+        let replayed = replay(stored, definition)?;
+        let mut entry = Entry::replayed(replayed.execution, replayed.sequence, wake);
+        entry.events_since_snapshot = replayed.events_since_snapshot;
+        let ours = self.leases.get(&shard) == Some(&replayed.epoch);
+        entry.foreign_epoch = (!ours && !self.options.recover_shards).then_some(replayed.epoch);
+        self.cache.insert(id, entry);
+        add(&self.shared.metrics.replays, 1);
+        Ok(())
+    }
+
+    /// Looks up the activities that the batch's definitions name and that must be registered.
+    async fn learn_activities(&mut self, taken: &[Taken], wakes: &[ExecutionId]) {
+        let mut wanted: HashSet<String> = HashSet::new();
+        let mut ids = wakes.to_vec();
+        for item in taken {
+            match &item.message {
+                ShardMessage::Reports(reports) => {
+                    ids.extend(reports.iter().filter_map(|r| r.token.claimed_execution()));
+                }
+                ShardMessage::Start(start) => {
+                    let definition = self.definitions.cached(&start.definition_id);
+                    wanted
+                        .extend(definition.iter().flat_map(|d| d.registered_activities()).map(str::to_owned));
+                }
+                ShardMessage::Stop(_) => {}
+            }
+        }
+        for entry in ids.into_iter().filter_map(|id| self.cache.get(id)) {
+            wanted.extend(entry.execution.definition().registered_activities().map(str::to_owned));
+        }
+        wanted.retain(|arn| self.activities.get(arn).is_none_or(|(at, _)| at.elapsed() >= ACTIVITY_FACT_TTL));
+        for arn in wanted {
+            let exists = match ActivityArn::parse(&arn) {
+                Ok(parsed) => self.activity_exists(&parsed).await,
+                Err(_) => false,
+            };
+            self.activities.insert(arn, (Instant::now(), exists));
+        }
+    }
+
+    async fn activity_exists(&self, arn: &ActivityArn) -> bool {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.shared.store.activity(&arn.namespace, &arn.name).await {
+                Ok(row) => return row.is_some(),
+                Err(error) => {
+                    tracing::warn!(%error, "an activity could not be looked up; trying again");
+                    backoff.wait().await;
+                    await_store(&self.shared).await;
+                }
+            }
+        }
+    }
+}
+
+/// An execution as the store has it.
+pub(crate) struct Replayed {
+    pub(crate) execution: Execution,
+    pub(crate) sequence: u64,
+    pub(crate) epoch: i64,
+    pub(crate) events_since_snapshot: u64,
+}
+
+/// Replays a stored execution.
+pub(crate) fn replay(
+    stored: StoredExecution,
+    definition: Arc<stagepost_asl::StateMachine>,
+) -> Result<Replayed, String> {
+    let origin = Origin {
+        arn: stored.summary.arn,
+        state_machine: stored.summary.state_machine,
+        role_arn: stored.summary.role_arn,
+        input: stored.summary.input,
+        started_at: stored.summary.started_at,
+    };
+    let mut events = Vec::new();
+    let mut sequence = stored.snapshot.as_ref().map_or(0, |s| s.sequence);
+    let mut epoch = 0;
+    for row in &stored.history {
+        if row.sequence != sequence + 1 {
+            return Err(format!("its history has row {} after row {sequence}", row.sequence));
+        }
+        sequence = row.sequence;
+        epoch = row.epoch;
+        events.extend(
+            history::decode(&row.payload).map_err(|e| format!("row {sequence} cannot be read: {e}"))?,
+        );
+    }
+    let events_since_snapshot = events.len() as u64;
+    let execution = match &stored.snapshot {
+        None => Execution::replay(origin, definition, &events).map_err(|e| e.to_string())?,
+        Some(snapshot) => {
+            let mut execution =
+                Execution::restore(origin, definition, &snapshot.payload).map_err(|e| e.to_string())?;
+            events.iter().try_for_each(|event| execution.evolve(event)).map_err(|e| e.to_string())?;
+            execution
+        }
+    };
+    Ok(Replayed { execution, sequence, epoch, events_since_snapshot })
+}

@@ -1,0 +1,396 @@
+//! One batch, decided in memory: from messages and wake-ups to rows, messages and replies. No IO.
+
+use std::collections::{HashMap, HashSet};
+
+use stagepost_broker::QueueSpec;
+use stagepost_engine::{
+    Applied, Command, End, Env, Execution, HistoryEvent, Ignored, Input, Origin, Outcome, history,
+};
+use stagepost_protocol::{
+    ExecutionId, Message, Report, ShardId, ShardMessage, Timestamp,
+    shard::{Reply, Start, Stop},
+};
+use stagepost_store::{EndedExecution, ExecutionStatus, HistoryRow, Lease, NewExecution, Snapshot};
+
+use super::{Deciding, Known, Taken};
+use crate::{cache::Entry, dispatch, metrics::add, pipeline::Decided};
+
+/// A snapshot is written after so many events, or after as many as its size is worth, whichever is more: so
+/// that snapshots cost less than the events between them.
+const SNAPSHOT_EVENTS: u64 = 1_000;
+const SNAPSHOT_BYTES_PER_EVENT: usize = 100;
+
+/// What happened to one execution in this batch.
+#[derive(Default)]
+struct Touched {
+    events: Vec<HistoryEvent>,
+    started: Option<Box<Start>>,
+}
+
+pub(super) struct Round<'a> {
+    deciding: &'a mut Deciding,
+    known: Known,
+    decided: &'a mut Decided,
+    now: Timestamp,
+    touched: HashMap<ExecutionId, Touched>,
+    /// The executions that this batch concerns, in the order of their first mention.
+    order: Vec<ExecutionId>,
+    concerned: HashSet<ExecutionId>,
+    wakes: HashMap<ExecutionId, Option<Timestamp>>,
+}
+
+fn random() -> u64 {
+    let bits = uuid::Uuid::new_v4().as_u128();
+    (bits >> 64) as u64 ^ bits as u64
+}
+
+impl<'a> Round<'a> {
+    pub(super) fn begin(deciding: &'a mut Deciding, known: Known, decided: &'a mut Decided) -> Round<'a> {
+        let now = deciding.options.clock.now();
+        Round {
+            deciding,
+            known,
+            decided,
+            now,
+            touched: HashMap::new(),
+            order: Vec::new(),
+            concerned: HashSet::new(),
+            wakes: HashMap::new(),
+        }
+    }
+
+    pub(super) fn message(&mut self, taken: Taken) {
+        let Taken { shard, message, reply, redelivered } = taken;
+        let answer = match message {
+            ShardMessage::Reports(reports) => {
+                let mut last = None;
+                for report in reports {
+                    last = Some(self.report(shard, report, redelivered));
+                }
+                last
+            }
+            ShardMessage::Start(start) => Some(self.start(start, redelivered)),
+            ShardMessage::Stop(stop) => Some(self.stop(stop, redelivered)),
+        };
+        if let (Some(answer), Some((reply_to, correlation_id))) = (answer, reply) {
+            self.decided.replies.push(answer.encode(&reply_to, &correlation_id));
+        }
+    }
+
+    fn report(&mut self, shard: ShardId, report: Report, redelivered: bool) -> Reply {
+        let Some((id, event_id)) = self.deciding.token_key.verify(report.token.as_str()) else {
+            self.unusable(shard, &report, "its task token is not of this installation");
+            return Reply::InvalidToken;
+        };
+        if let Some(reason) = self.known.broken.get(&id).cloned() {
+            self.unusable(shard, &report, &reason);
+            return Reply::Refused(reason);
+        }
+        if !self.deciding.cache.contains(id) {
+            add(&self.deciding.shared.metrics.inputs_ignored, 1);
+            let ended = self.known.ended.contains_key(&id);
+            return if ended { Reply::TaskTimedOut } else { Reply::TaskDoesNotExist };
+        }
+        let Report { worker, started_at, outcome, .. } = report;
+        match self.decide(id, Input::Report { event_id, worker, started_at, outcome }) {
+            None => Reply::Accepted,
+            Some(ignored) => {
+                if redelivered {
+                    self.republish(id);
+                }
+                match ignored {
+                    Ignored::AlreadyStarted | Ignored::NothingDue => Reply::Accepted,
+                    Ignored::AttemptClosed | Ignored::Ended => Reply::TaskTimedOut,
+                    Ignored::UnknownAttempt => Reply::TaskDoesNotExist,
+                }
+            }
+        }
+    }
+
+    /// A report that cannot be used goes to the dead letters by itself, not with the others of its message.
+    fn unusable(&mut self, shard: ShardId, report: &Report, reason: &str) {
+        let topology = &self.deciding.options.topology;
+        let queue = topology.shard(shard);
+        let message = ShardMessage::Reports(vec![report.clone()]).encode(queue.clone(), None);
+        let letter = dispatch::dead_message(topology, &queue, message, reason);
+        self.decided.messages.push(letter);
+        add(&self.deciding.shared.metrics.dead_letters, 1);
+    }
+
+    fn start(&mut self, start: Box<Start>, redelivered: bool) -> Reply {
+        let id = start.execution.id();
+        if let Some(entry) = self.deciding.cache.get(id) {
+            let origin = entry.execution.origin();
+            let (same, started_at) = (origin.input == start.input, origin.started_at);
+            if redelivered {
+                self.republish(id);
+            }
+            return if same { Reply::Started { started_at } } else { Reply::AlreadyExists };
+        }
+        if let Some(summary) = self.known.ended.get(&id) {
+            // A start that comes again after its execution has ended is still the same start.
+            let same = redelivered && summary.input == start.input;
+            return if same {
+                Reply::Started { started_at: summary.started_at }
+            } else {
+                Reply::AlreadyExists
+            };
+        }
+        if let Some(reason) = self.known.broken.get(&id) {
+            return Reply::Refused(reason.clone());
+        }
+        let Some(definition) = self.deciding.definitions.cached(&start.definition_id) else {
+            return Reply::Refused(format!("the definition '{}' is not in the store", start.definition_id));
+        };
+        let origin = Origin {
+            arn: start.execution.clone(),
+            state_machine: start.state_machine.clone(),
+            role_arn: start.role_arn.clone(),
+            input: start.input.clone(),
+            started_at: self.now,
+        };
+        let activities = &self.deciding.activities;
+        let env = Env {
+            now: self.now,
+            token_key: &self.deciding.token_key,
+            random: &random,
+            activity_exists: &|arn| activities.get(arn).is_some_and(|(_, exists)| *exists),
+        };
+        let (execution, applied) = Execution::start(origin, definition, &env);
+        self.deciding.cache.insert(id, Entry::started(execution));
+        add(&self.deciding.shared.metrics.executions_started, 1);
+        self.touch(id).started = Some(start);
+        self.apply(id, applied);
+        Reply::Started { started_at: self.now }
+    }
+
+    fn stop(&mut self, stop: Stop, redelivered: bool) -> Reply {
+        let id = stop.execution.id();
+        if let Some(summary) = self.known.ended.get(&id) {
+            return Reply::Stopped { stopped_at: summary.stopped_at.unwrap_or(self.now) };
+        }
+        if let Some(reason) = self.known.broken.get(&id) {
+            return Reply::Refused(reason.clone());
+        }
+        if !self.deciding.cache.contains(id) {
+            return Reply::NotFound;
+        }
+        let ignored = self.decide(id, Input::Stop { error: stop.error, cause: stop.cause });
+        if ignored.is_some() && redelivered {
+            self.republish(id);
+        }
+        let end = self.deciding.cache.get(id).and_then(|e| e.execution.end());
+        Reply::Stopped { stopped_at: end.map_or(self.now, |(_, at)| at) }
+    }
+
+    /// A wake-up fired: what is due happens, and what an earlier owner may not have published is published.
+    pub(super) fn wake(&mut self, id: ExecutionId) {
+        if !self.deciding.cache.contains(id) {
+            return;
+        }
+        let ignored = self.decide(id, Input::Wake);
+        self.republish(id);
+        let settled = self.deciding.cache.get(id).is_some_and(|e| e.in_flight == 0);
+        if ignored.is_some() && settled && !self.touched.contains_key(&id) {
+            self.move_fired_wake(id);
+        } else {
+            // It moves on when what it caused is confirmed.
+            self.in_flight(id);
+        }
+    }
+
+    /// A wake-up fired and its consequences are confirmed: its row moves to the next deadline.
+    pub(super) fn move_fired_wake(&mut self, id: ExecutionId) {
+        let Some(entry) = self.deciding.cache.get_mut(id) else { return };
+        if entry.execution.end().is_some() || entry.stored_wake.is_none_or(|at| at > self.now) {
+            return;
+        }
+        let (from, to) = (entry.stored_wake, entry.execution.next_deadline());
+        entry.stored_wake = to;
+        self.deciding.wakes.moved(id, from, to);
+        self.wakes.insert(id, to);
+        self.in_flight(id);
+    }
+
+    /// Decides; `None` when something changed.
+    fn decide(&mut self, id: ExecutionId, input: Input) -> Option<Ignored> {
+        let Deciding { cache, activities, token_key, .. } = &mut *self.deciding;
+        let entry = cache.use_mut(id)?;
+        let activities = &*activities;
+        let env = Env {
+            now: self.now,
+            token_key,
+            random: &random,
+            activity_exists: &|arn| activities.get(arn).is_some_and(|(_, exists)| *exists),
+        };
+        match entry.execution.decide(input, &env) {
+            Outcome::Applied(applied) => {
+                self.apply(id, applied);
+                None
+            }
+            Outcome::Ignored(ignored) => {
+                add(&self.deciding.shared.metrics.inputs_ignored, 1);
+                Some(ignored)
+            }
+        }
+    }
+
+    fn apply(&mut self, id: ExecutionId, applied: Applied) {
+        add(&self.deciding.shared.metrics.events, applied.events.len());
+        add(&self.deciding.shared.metrics.tasks_dispatched, applied.commands.len());
+        self.commands(id, applied.commands, false);
+        self.touch(id).events.extend(applied.events);
+        self.deciding.cache.weigh(id);
+    }
+
+    /// Publishes again what is pending, if an earlier owner decided it and may not have got to that.
+    fn republish(&mut self, id: ExecutionId) {
+        let Deciding { cache, token_key, .. } = &mut *self.deciding;
+        let Some(entry) = cache.get_mut(id) else { return };
+        if entry.foreign_epoch.take().is_none() {
+            return;
+        }
+        let env = Env { now: self.now, token_key, random: &random, activity_exists: &|_| true };
+        let pending = entry.execution.pending(&env);
+        add(&self.deciding.shared.metrics.tasks_republished, pending.len());
+        self.commands(id, pending, true);
+        self.in_flight(id);
+    }
+
+    fn commands(&mut self, id: ExecutionId, commands: Vec<Command>, republished: bool) {
+        let Some(entry) = self.deciding.cache.get(id) else { return };
+        let options = &self.deciding.options;
+        let shard = options.shards.of(id);
+        let arn = &entry.execution.origin().arn;
+        for command in commands {
+            let message: Message = dispatch::message(&options.topology, shard, id, arn, command, republished);
+            if !self.deciding.declared.contains(&message.queue) {
+                self.deciding.declared.insert(message.queue.clone());
+                self.decided.declare.push(QueueSpec::ours(&message.queue));
+            }
+            self.decided.messages.push(message);
+        }
+    }
+
+    fn touch(&mut self, id: ExecutionId) -> &mut Touched {
+        self.in_flight(id);
+        self.touched.entry(id).or_default()
+    }
+
+    /// Notes that this batch concerns the execution, once.
+    fn in_flight(&mut self, id: ExecutionId) {
+        if self.concerned.insert(id) {
+            self.order.push(id);
+        }
+    }
+
+    /// Writes down what the batch came to.
+    pub(super) fn finish(mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for id in std::mem::take(&mut self.order) {
+            let Some(entry) = self.deciding.cache.get_mut(id) else { continue };
+            entry.in_flight += 1;
+            self.decided.executions.push(id);
+            if let Some(touched) = touched.remove(&id) {
+                self.write(id, touched);
+            }
+        }
+        self.decided.batch.wakes.extend(std::mem::take(&mut self.wakes));
+        self.leases();
+    }
+
+    fn write(&mut self, id: ExecutionId, touched: Touched) {
+        let shard = self.deciding.options.shards.of(id);
+        let epoch = self.deciding.leases.get(&shard).copied().unwrap_or(0);
+        let guard = i64::try_from(self.deciding.options.start_guard.as_millis()).unwrap_or(i64::MAX);
+        let Some(entry) = self.deciding.cache.get_mut(id) else { return };
+        let batch = &mut self.decided.batch;
+        entry.sequence += 1;
+        // Ids of visible events have no gaps; a note repeats the id before it.
+        let first = entry.last_event_id + 1;
+        let last = entry.execution.last_event_id();
+        entry.last_event_id = last;
+        batch.history.push(HistoryRow {
+            execution: id,
+            first_event_id: first,
+            last_event_id: last,
+            sequence: entry.sequence,
+            epoch,
+            payload: history::encode(&touched.events),
+        });
+        entry.events_since_snapshot += touched.events.len() as u64;
+
+        let end = entry.execution.end().map(|(end, at)| ended(id, end, at));
+        let from = entry.stored_wake;
+        let next = entry.execution.next_deadline();
+        let to = match (&end, &touched.started) {
+            (Some(_), _) => None,
+            // In case that what it leads to is never published.
+            (None, Some(_)) => {
+                let guard = self.now.plus_millis(guard);
+                Some(next.map_or(guard, |at| at.min(guard)))
+            }
+            // Earlier at once, later when it fires.
+            (None, None) => match (from, next) {
+                (Some(from), Some(next)) => Some(from.min(next)),
+                (from, next) => from.or(next),
+            },
+        };
+        entry.stored_wake = to;
+        self.deciding.wakes.moved(id, from, to);
+        if let Some(start) = touched.started {
+            batch.started.push(NewExecution {
+                id,
+                arn: start.execution,
+                state_machine: start.state_machine,
+                definition_id: start.definition_id,
+                role_arn: start.role_arn,
+                input: start.input,
+                started_at: self.now,
+                wake_at: to,
+                trace_header: start.trace_header,
+            });
+        } else if to != from && end.is_none() {
+            self.wakes.insert(id, to);
+        }
+        match end {
+            Some(end) => {
+                add(&self.deciding.shared.metrics.executions_ended, 1);
+                self.wakes.remove(&id);
+                batch.ended.push(end);
+            }
+            None => {
+                let worth = (entry.execution.approximate_bytes() / SNAPSHOT_BYTES_PER_EVENT) as u64;
+                if entry.events_since_snapshot >= SNAPSHOT_EVENTS.max(worth) {
+                    entry.events_since_snapshot = 0;
+                    let (sequence, payload) = (entry.sequence, entry.execution.snapshot());
+                    batch.snapshots.push(Snapshot { execution: id, sequence, payload });
+                }
+            }
+        }
+    }
+
+    fn leases(&mut self) {
+        let batch = &mut self.decided.batch;
+        if batch.is_empty() {
+            return;
+        }
+        let shards = self.deciding.options.shards;
+        let written = batch.history.iter().map(|r| r.execution).chain(batch.wakes.iter().map(|(id, _)| *id));
+        let mut touched: Vec<ShardId> = written.map(|id| shards.of(id)).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        let epoch = |shard: &ShardId| self.deciding.leases.get(shard).copied().unwrap_or(0);
+        batch.leases = touched.iter().map(|shard| Lease { shard: *shard, epoch: epoch(shard) }).collect();
+    }
+}
+
+fn ended(id: ExecutionId, end: &End, at: Timestamp) -> EndedExecution {
+    let (status, output, error, cause) = match end {
+        End::Succeeded(output) => (ExecutionStatus::Succeeded, Some(output.clone()), None, None),
+        End::Failed { error, cause } => (ExecutionStatus::Failed, None, error.clone(), cause.clone()),
+        End::TimedOut => (ExecutionStatus::TimedOut, None, None, None),
+        End::Aborted { error, cause } => (ExecutionStatus::Aborted, None, error.clone(), cause.clone()),
+    };
+    EndedExecution { execution: id, status, stopped_at: at, output, error, cause }
+}

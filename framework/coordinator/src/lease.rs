@@ -1,0 +1,214 @@
+//! Gains and loses shards. One task asks the store every third of a lease; one task per owned shard moves its
+//! queue's deliveries into the feed.
+
+use std::{collections::HashMap, sync::Arc};
+
+use stagepost_broker::{ConsumeOptions, QueueSpec};
+use stagepost_protocol::ShardId;
+use stagepost_store::Lease;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    deciding::Feed,
+    options::Options,
+    pipeline::{Backoff, Shared},
+    recover::recover_shard,
+};
+
+struct Owned {
+    epoch: i64,
+    stop: oneshot::Sender<Stop>,
+    task: JoinHandle<()>,
+}
+
+/// How a shard is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// What was delivered is decided and settled first.
+    Graceful,
+    /// Somebody else owns it already.
+    AtOnce,
+}
+
+/// Runs until `shutdown`, then gives everything back.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    options: Options,
+    token_key: stagepost_protocol::TokenKey,
+    feed: mpsc::Sender<Feed>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut owned: HashMap<ShardId, Owned> = HashMap::new();
+    let every = options.lease_ttl / 3;
+    while !*shutdown.borrow() {
+        match shared.store.lease(&options.owner, options.lease_ttl, options.shards.count()).await {
+            Ok((leases, fair)) => {
+                lose_others(&mut owned, &leases).await;
+                for lease in leases {
+                    let start = |lease: Lease| Shard::start(&shared, &options, &token_key, &feed, lease);
+                    owned.entry(lease.shard).or_insert_with(|| start(lease));
+                }
+                release_surplus(&shared, &options, &mut owned, fair).await;
+            }
+            Err(error) => tracing::warn!(%error, "leases could not be renewed; trying again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = shared.lease_lost.notified() => {}
+            _ = shutdown.changed() => {}
+        }
+    }
+    for (_, shard) in owned {
+        stop(shard, Stop::Graceful).await;
+    }
+    if let Err(error) = shared.store.release(&options.owner, None).await {
+        tracing::warn!(%error, "leases could not be released; they run out by themselves");
+    }
+}
+
+async fn lose_others(owned: &mut HashMap<ShardId, Owned>, leases: &[Lease]) {
+    let current = |shard: &ShardId, epoch: i64| leases.iter().any(|l| l.shard == *shard && l.epoch == epoch);
+    let lost: Vec<ShardId> = owned.iter().filter(|(s, o)| !current(s, o.epoch)).map(|(s, _)| *s).collect();
+    for shard in lost {
+        if let Some(gone) = owned.remove(&shard) {
+            tracing::info!(?shard, "shard lost");
+            stop(gone, Stop::AtOnce).await;
+        }
+    }
+}
+
+async fn release_surplus(
+    shared: &Shared,
+    options: &Options,
+    owned: &mut HashMap<ShardId, Owned>,
+    fair: usize,
+) {
+    while owned.len() > fair {
+        let Some(shard) = owned.keys().max().copied() else { return };
+        let Some(surplus) = owned.remove(&shard) else { return };
+        stop(surplus, Stop::Graceful).await;
+        match shared.store.release(&options.owner, Some(&[shard])).await {
+            Ok(()) => tracing::info!(?shard, "shard released to another coordinator"),
+            Err(error) => {
+                tracing::warn!(%error, ?shard, "a lease could not be released; it runs out by itself")
+            }
+        }
+    }
+}
+
+async fn stop(owned: Owned, how: Stop) {
+    // A task that has ended does not listen any more.
+    let _ = owned.stop.send(how);
+    if let Err(error) = owned.task.await {
+        tracing::error!(%error, "the task of a shard failed");
+    }
+}
+
+struct Shard {
+    shared: Arc<Shared>,
+    options: Options,
+    token_key: stagepost_protocol::TokenKey,
+    feed: mpsc::Sender<Feed>,
+    lease: Lease,
+}
+
+impl Shard {
+    fn start(
+        shared: &Arc<Shared>,
+        options: &Options,
+        token_key: &stagepost_protocol::TokenKey,
+        feed: &mpsc::Sender<Feed>,
+        lease: Lease,
+    ) -> Owned {
+        let (stop, stopped) = oneshot::channel();
+        let epoch = lease.epoch;
+        let shard = Shard {
+            shared: shared.clone(),
+            options: options.clone(),
+            token_key: token_key.clone(),
+            feed: feed.clone(),
+            lease,
+        };
+        Owned { epoch, stop, task: tokio::spawn(shard.run(stopped)) }
+    }
+
+    async fn run(self, mut stopped: oneshot::Receiver<Stop>) {
+        let shard = self.lease.shard;
+        let queue = self.options.topology.shard(shard);
+        let prepared = tokio::select! {
+            consumer = self.prepare(&queue) => consumer,
+            _ = &mut stopped => return,
+        };
+        let mut consumer = prepared;
+        let acker = consumer.acker();
+        if self.feed.send(Feed::Gained(self.lease.clone())).await.is_err() {
+            return;
+        }
+        tracing::info!(?shard, epoch = self.lease.epoch, "shard gained");
+        let how = loop {
+            tokio::select! {
+                deliveries = consumer.next(self.options.batch_max) => match deliveries {
+                    Some(deliveries) => {
+                        let fed = Feed::Deliveries { shard, deliveries, acker: acker.clone() };
+                        if self.feed.send(fed).await.is_err() {
+                            return;
+                        }
+                    }
+                    // The broker was closed.
+                    None => return,
+                },
+                how = &mut stopped => break how.unwrap_or(Stop::Graceful),
+            }
+        };
+        if how == Stop::Graceful {
+            consumer.cancel().await;
+            while let Some(deliveries) = consumer.next(self.options.batch_max).await {
+                let fed = Feed::Deliveries { shard, deliveries, acker: acker.clone() };
+                if self.feed.send(fed).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let (done, settled) = oneshot::channel();
+        if self.feed.send(Feed::Released { shard, done }).await.is_ok() && how == Stop::Graceful {
+            // An error means that the pipeline gave the batch up: nothing is left to wait for.
+            let _ = settled.await;
+        }
+    }
+
+    /// Declares and consumes the shard's queue; waits for store and broker as long as it takes.
+    async fn prepare(&self, queue: &str) -> Box<dyn stagepost_broker::Consumer> {
+        let mut backoff = Backoff::new();
+        if self.options.recover_shards {
+            while let Err(error) = recover_shard(
+                &*self.shared.store,
+                &*self.shared.broker,
+                &self.options,
+                &self.token_key,
+                self.lease.shard,
+            )
+            .await
+            {
+                tracing::warn!(%error, "what is pending could not be published again; trying again");
+                backoff.wait().await;
+            }
+        }
+        let prefetch = ConsumeOptions { prefetch: self.options.prefetch };
+        loop {
+            let consumed = async {
+                self.shared.broker.declare(&[QueueSpec::ours(queue)]).await?;
+                self.shared.broker.consume(queue, prefetch).await
+            };
+            match consumed.await {
+                Ok(consumer) => return consumer,
+                Err(error) => {
+                    tracing::error!(%error, queue, "a shard's queue cannot be consumed; trying again");
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Carries decided batches out: commit → publish → ack, in this order for each batch, and batch after batch.
+//!
+//! While one batch is committed the next is decided on top of it. So when a commit fails, whatever was decided
+//! later is worthless: the generation is raised, batches of earlier generations are given up (their deliveries
+//! go back to the queues), and the deciding side drops its cache.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesOrdered};
+use stagepost_broker::{Acker, Broker, DeliveryTag, QueueSpec};
+use stagepost_protocol::{ExecutionId, Message, ShardId};
+use stagepost_store::{Batch, Store};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::metrics::{Metrics, add};
+
+/// Batches whose publications may be unconfirmed at a time.
+const PUBLISHING_MAX: usize = 32;
+/// How long after a failure the next attempt begins, at first and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// A batch that was decided: what to write, and what to do once it is written.
+pub(crate) struct Decided {
+    pub(crate) generation: u64,
+    pub(crate) batch: Batch,
+    /// Queues that messages go to and that may not exist yet.
+    pub(crate) declare: Vec<QueueSpec>,
+    /// Must be confirmed before the inputs are acknowledged.
+    pub(crate) messages: Vec<Message>,
+    /// Answers to requests; who does not wait for one any more does not get it.
+    pub(crate) replies: Vec<Message>,
+    /// The deliveries that led to this batch, in order.
+    pub(crate) deliveries: Vec<(Arc<dyn Acker>, Vec<DeliveryTag>)>,
+    /// The executions that it changes.
+    pub(crate) executions: Vec<ExecutionId>,
+    /// Told when this batch and all before it are settled.
+    pub(crate) barriers: Vec<oneshot::Sender<()>>,
+}
+
+impl Decided {
+    pub(crate) fn new(generation: u64) -> Decided {
+        Decided {
+            generation,
+            batch: Batch::default(),
+            declare: Vec::new(),
+            messages: Vec::new(),
+            replies: Vec::new(),
+            deliveries: Vec::new(),
+            executions: Vec::new(),
+            barriers: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+            && self.messages.is_empty()
+            && self.replies.is_empty()
+            && self.deliveries.is_empty()
+            && self.barriers.is_empty()
+    }
+
+    async fn give_back(self) {
+        for (acker, tags) in self.deliveries {
+            for tag in tags {
+                acker.requeue(tag).await;
+            }
+        }
+    }
+}
+
+/// What the two sides tell each other. Locks are held for a push or a take only.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) metrics: Arc<Metrics>,
+    generation: AtomicU64,
+    settled: Mutex<Vec<(u64, Vec<ExecutionId>)>>,
+    lost: Mutex<Vec<ShardId>>,
+    /// Something was settled.
+    pub(crate) settled_changed: Notify,
+    /// A commit showed that a lease is gone.
+    pub(crate) lease_lost: Notify,
+}
+
+fn take<T: Default>(mutex: &Mutex<T>) -> T {
+    std::mem::take(&mut *mutex.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Shared {
+    pub(crate) fn new(store: Arc<dyn Store>, broker: Arc<dyn Broker>, metrics: Arc<Metrics>) -> Shared {
+        Shared {
+            store,
+            broker,
+            metrics,
+            generation: AtomicU64::new(0),
+            settled: Mutex::default(),
+            lost: Mutex::default(),
+            settled_changed: Notify::new(),
+            lease_lost: Notify::new(),
+        }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The executions of batches that were committed, published and acknowledged since the last call.
+    pub(crate) fn take_settled(&self) -> Vec<(u64, Vec<ExecutionId>)> {
+        take(&self.settled)
+    }
+
+    /// The shards whose leases were found lost since the last call.
+    pub(crate) fn take_lost(&self) -> Vec<ShardId> {
+        take(&self.lost)
+    }
+
+    fn settle(&self, generation: u64, executions: Vec<ExecutionId>) {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).push((generation, executions));
+        self.settled_changed.notify_one();
+    }
+
+    fn fail(&self, lost: Option<ShardId>) {
+        if let Some(shard) = lost {
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(shard);
+            self.lease_lost.notify_one();
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        add(&self.metrics.batches_failed, 1);
+        self.settled_changed.notify_one();
+    }
+}
+
+/// Waits, longer from time to time.
+pub(crate) struct Backoff(Duration);
+
+impl Backoff {
+    pub(crate) fn new() -> Backoff {
+        Backoff(RETRY_FIRST)
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(RETRY_MOST);
+    }
+}
+
+/// Commits batches one after the other and hands them on. Ends when the deciding side is gone.
+pub(crate) async fn commit(
+    shared: Arc<Shared>,
+    mut decided: mpsc::Receiver<Decided>,
+    committed: mpsc::Sender<Decided>,
+) {
+    while let Some(mut next) = decided.recv().await {
+        if next.generation < shared.generation() {
+            next.give_back().await;
+            continue;
+        }
+        let batch = std::mem::take(&mut next.batch);
+        let (rows, written) = (batch.history.len(), !batch.is_empty());
+        let result = if written { shared.store.commit(batch).await } else { Ok(()) };
+        match result {
+            Ok(()) => {
+                if written {
+                    add(&shared.metrics.batches, 1);
+                    add(&shared.metrics.decisions, rows);
+                }
+                if committed.send(next).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a batch could not be committed; its messages go back to their queues");
+                let lost = match error {
+                    stagepost_store::Error::LeaseLost(shard) => Some(shard),
+                    _ => None,
+                };
+                shared.fail(lost);
+                await_store(&shared).await;
+                next.give_back().await;
+            }
+        }
+    }
+}
+
+/// Waits until the store answers.
+pub(crate) async fn await_store(shared: &Shared) {
+    let mut backoff = Backoff::new();
+    while let Err(error) = shared.store.ping().await {
+        shared.metrics.store_down.store(true, Ordering::Relaxed);
+        tracing::warn!(%error, "the store does not answer; waiting for it");
+        backoff.wait().await;
+    }
+    shared.metrics.store_down.store(false, Ordering::Relaxed);
+}
+
+type Publishing = Pin<Box<dyn Future<Output = Decided> + Send>>;
+
+/// Publishes what committed batches lead to, several at a time, and settles them in order. Ends when the
+/// committing side is gone and everything is settled.
+pub(crate) async fn publish(shared: Arc<Shared>, mut committed: mpsc::Receiver<Decided>) {
+    let mut publishing: FuturesOrdered<Publishing> = FuturesOrdered::new();
+    let mut open = true;
+    while open || !publishing.is_empty() {
+        tokio::select! {
+            Some(done) = publishing.next(), if !publishing.is_empty() => settle(&shared, done).await,
+            next = committed.recv(), if open && publishing.len() < PUBLISHING_MAX => match next {
+                Some(decided) => publishing.push_back(Box::pin(publish_one(shared.clone(), decided))),
+                None => open = false,
+            },
+        }
+    }
+}
+
+async fn publish_one(shared: Arc<Shared>, mut decided: Decided) -> Decided {
+    let mut backoff = Backoff::new();
+    let declare = std::mem::take(&mut decided.declare);
+    while let Err(error) = declare_all(&shared, &declare).await {
+        tracing::error!(%error, "a queue could not be declared; trying again");
+        backoff.wait().await;
+    }
+    let mut messages = std::mem::take(&mut decided.messages);
+    let must = messages.len();
+    messages.append(&mut decided.replies);
+    let mut refused = publish_all(&shared, messages, must).await;
+    let mut backoff = Backoff::new();
+    while !refused.is_empty() {
+        backoff.wait().await;
+        let must = refused.len();
+        refused = publish_all(&shared, refused, must).await;
+    }
+    decided
+}
+
+async fn declare_all(shared: &Shared, queues: &[QueueSpec]) -> Result<(), stagepost_broker::Error> {
+    if queues.is_empty() { Ok(()) } else { shared.broker.declare(queues).await }
+}
+
+/// Publishes, and returns those of the first `must` that were refused. Whoever a reply is for may be gone.
+async fn publish_all(shared: &Shared, messages: Vec<Message>, must: usize) -> Vec<Message> {
+    if messages.is_empty() {
+        return Vec::new();
+    }
+    // Bodies are reference counted; this copy is only taken where something may have to be repeated.
+    let kept: Vec<Message> = messages[..must].to_vec();
+    let results = shared.broker.publish(messages).await;
+    let refused = |(message, result): (Message, Result<(), stagepost_broker::Error>)| match result {
+        Ok(()) => None,
+        // The broker was closed: the process is going down, and the unacknowledged inputs bring it all back.
+        Err(stagepost_broker::Error::Closed) => None,
+        Err(error) => {
+            tracing::error!(%error, queue = message.queue, "a message was refused; trying again");
+            Some(message)
+        }
+    };
+    kept.into_iter().zip(results).filter_map(refused).collect()
+}
+
+async fn settle(shared: &Shared, decided: Decided) {
+    for (acker, tags) in decided.deliveries {
+        // Tags are in order; the last of each generation stands for those before it.
+        for (i, tag) in tags.iter().enumerate() {
+            if tags.get(i + 1).is_none_or(|next| next.generation != tag.generation) {
+                acker.ack_up_to(*tag).await;
+            }
+        }
+    }
+    shared.settle(decided.generation, decided.executions);
+    for barrier in decided.barriers {
+        // Who waited for it may have given up.
+        let _ = barrier.send(());
+    }
+}
