@@ -259,6 +259,8 @@ pub struct Catcher {
 pub struct TaskState {
     /// `Resource`.
     pub resource: Resource,
+    /// `Credentials`: a role to act in. Read and evaluated; there is no one to act for yet.
+    pub credentials: Option<Template>,
     /// `Parameters`.
     pub parameters: Option<Template>,
     /// `ResultSelector`.
@@ -360,6 +362,8 @@ pub struct MapState {
     pub tolerated_failure_count: Option<Number>,
     /// `ToleratedFailurePercentage` or its path.
     pub tolerated_failure_percentage: Option<Number>,
+    /// `Label`.
+    pub label: Option<String>,
     /// `ResultSelector`.
     pub result_selector: Option<Template>,
     /// `ResultPath`.

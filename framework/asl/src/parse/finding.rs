@@ -1,0 +1,129 @@
+//! What there is to say about a definition.
+
+use std::fmt;
+
+use crate::model::{IntegrationPattern, Resource, StateKind, StateMachine};
+
+/// The codes of findings, as the service's `ValidateStateMachineDefinition` names them, and a few of ours.
+pub mod codes {
+    /// The text is not JSON.
+    pub const INVALID_JSON: &str = "INVALID_JSON_DESCRIPTION";
+    /// A field is missing, unknown, of the wrong type or out of range.
+    pub const SCHEMA: &str = "SCHEMA_VALIDATION_FAILED";
+    /// A transition leads nowhere, or nothing leads to a state.
+    pub const TARGET: &str = "MISSING_TRANSITION_TARGET";
+    /// A scope can never end.
+    pub const NO_END: &str = "MISSING_END_STATE";
+    /// Two states of one machine share a name.
+    pub const DUPLICATE_STATE: &str = "DUPLICATE_STATE_NAME";
+    /// A state's name is empty or too long.
+    pub const STATE_NAME: &str = "INVALID_STATE_NAME";
+    /// A Map state's label is too long or holds characters that it may not.
+    pub const LABEL: &str = "INVALID_LABEL_NAME";
+    /// The document is nested deeper than is accepted.
+    pub const TOO_DEEP: &str = "TOO_DEEPLY_NESTED";
+    /// Ours: the definition is larger than is accepted.
+    pub const TOO_LARGE: &str = "DEFINITION_TOO_LARGE";
+    /// Ours: correct, but a part of the language that is not there yet.
+    pub const NOT_SUPPORTED_YET: &str = "NOT_SUPPORTED_YET";
+    /// Warning, ours: an object names a field twice; the last one counts.
+    pub const DUPLICATE_FIELD: &str = "DUPLICATE_FIELD";
+    /// Warning: a value looks like a path, but its field's name does not end in `.$`.
+    pub const NO_DOLLAR: &str = "NO_DOLLAR";
+    /// Warning: the `Result` of a Pass state is never evaluated.
+    pub const STATIC_RESULT: &str = "PASS_RESULT_IS_STATIC";
+    /// Warning, ours: a service integration that nobody is known to serve.
+    pub const UNKNOWN_SERVICE: &str = "UNKNOWN_SERVICE";
+}
+
+/// What the service answers to a text that is no JSON object; it gives no location for it.
+pub(super) const NOT_AN_OBJECT: &str = "Definition must be a valid JSON object";
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The definition cannot be used.
+    Error,
+    /// It can, but probably not as meant.
+    Warning,
+}
+
+/// Something to say about a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad.
+    pub severity: Severity,
+    /// A stable code in the service's style, for instance `SCHEMA_VALIDATION_FAILED`, `MISSING_TRANSITION_TARGET`.
+    pub code: &'static str,
+    /// Where, as a JSON pointer. What concerns a field that is missing or does not belong is reported at the
+    /// object around it.
+    pub pointer: String,
+    /// What, as the service says it where that is known.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Finding {
+    /// Where, as the service's API spells it: `/States/A/Choices[0]/Next`. `None` where it gives no location.
+    pub fn location(&self) -> Option<String> {
+        let nowhere = [codes::INVALID_JSON, codes::TOO_DEEP, codes::TOO_LARGE, codes::NO_END];
+        if self.pointer.is_empty() {
+            let known = !nowhere.contains(&self.code) && self.message != NOT_AN_OBJECT;
+            return known.then(|| "/".to_owned());
+        }
+        let mut location = String::with_capacity(self.pointer.len());
+        let mut previous = "";
+        for part in self.pointer.split('/').skip(1) {
+            let indexed =
+                ["Choices", "And", "Or", "Retry", "Catch", "Branches", "ErrorEquals"].contains(&previous);
+            if indexed && part.bytes().all(|b| b.is_ascii_digit()) {
+                location.push_str(&format!("[{part}]"));
+            } else {
+                location.push('/');
+                location.push_str(&part.replace("~1", "/").replace("~0", "~"));
+            }
+            previous = part;
+        }
+        Some(location)
+    }
+}
+
+impl fmt::Display for Finding {
+    /// As the service writes it into the message of an `InvalidDefinition`: `CODE: message at LOCATION`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let location = self.location();
+        write!(f, "{}: {} at {}", self.code, self.message, location.as_deref().unwrap_or("null"))
+    }
+}
+
+/// What a definition that [`parse`](super::parse) accepted may not hold when it is to run as an Express state machine: jobs
+/// and task tokens outlive its five minutes, and activities are not offered to it.
+pub fn express_findings(machine: &StateMachine) -> Vec<Finding> {
+    let refused = |resource: &Resource| match resource {
+        Resource::Activity { .. } => Some("activity ARN".to_owned()),
+        Resource::Service { pattern, .. } => match pattern {
+            IntegrationPattern::Sync | IntegrationPattern::Sync2 => {
+                Some("'.sync' service integration".to_owned())
+            }
+            IntegrationPattern::WaitForTaskToken => {
+                Some("'.waitForTaskToken' service integration".to_owned())
+            }
+            IntegrationPattern::RequestResponse => None,
+        },
+        Resource::Lambda { .. } => None,
+    };
+    let tasks = machine.states.iter().filter_map(|state| match &state.kind {
+        StateKind::Task(task) => refused(&task.resource).map(|what| (state, what)),
+        _ => None,
+    });
+    tasks
+        .map(|(state, what)| Finding {
+            severity: Severity::Error,
+            code: codes::SCHEMA,
+            pointer: format!("{}/Resource", state.pointer),
+            message: format!("Express state machine does not support {what}"),
+            help: Some("create the state machine with type STANDARD".to_owned()),
+        })
+        .collect()
+}

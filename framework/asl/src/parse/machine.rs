@@ -1,0 +1,184 @@
+//! The document as a whole and its scopes.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+use serde_json::Value;
+use stagepost_protocol::limits;
+
+use super::{
+    finding::{Finding, NOT_AN_OBJECT, Severity, codes},
+    graph::Scope,
+    json,
+    node::{COUNT_MAX, Findings, Node},
+    states,
+};
+use crate::model::{QueryLanguage, State, StateIndex, StateMachine};
+
+/// Parses and validates a definition. `Ok` holds warnings only; `Err` holds at least one error and everything
+/// else that was found.
+pub fn parse(text: &str) -> Result<(StateMachine, Vec<Finding>), Vec<Finding>> {
+    let mut parser = Parser::default();
+    let machine = parser.document(text);
+    let findings = parser.findings;
+    match machine {
+        Some(machine) if !findings.has_errors() => Ok((machine, findings.list)),
+        _ => Err(findings.list),
+    }
+}
+
+/// What is gathered while a document is read.
+#[derive(Default)]
+pub(super) struct Parser {
+    pub(super) findings: Findings,
+    /// The arena; a state that could not be read stays `None`.
+    states: Vec<Option<State>>,
+    by_name: HashMap<Arc<str>, StateIndex>,
+    /// Of the machine: the language of states that name none.
+    pub(super) query_language: QueryLanguage,
+}
+
+impl Parser {
+    fn document(&mut self, text: &str) -> Option<StateMachine> {
+        if text.trim().is_empty() {
+            self.findings.schema("", NOT_AN_OBJECT);
+            return None;
+        }
+        let (value, duplicates) = match json::read(text) {
+            Ok(read) => read,
+            Err(finding) => {
+                self.findings.list.push(finding);
+                return None;
+            }
+        };
+        for pointer in duplicates {
+            let message = "This field stands here more than once; the last one counts";
+            self.findings.add(Severity::Warning, codes::DUPLICATE_FIELD, pointer, message);
+        }
+        let Value::Object(fields) = &value else {
+            self.findings.schema("", NOT_AN_OBJECT);
+            return None;
+        };
+        self.machine(&Node { fields, pointer: String::new() })
+    }
+
+    fn machine(&mut self, node: &Node<'_>) -> Option<StateMachine> {
+        let found = &mut self.findings;
+        found.only(node, &[&["Comment", "QueryLanguage", "StartAt", "States", "TimeoutSeconds", "Version"]]);
+        let comment = found.comment(node);
+        found.one_of(node, "Version", &["1.0"]);
+        let timeout_seconds = found.integer(node, "TimeoutSeconds", 1..=COUNT_MAX);
+        self.query_language = self.language(node).unwrap_or_default();
+        if self.query_language == QueryLanguage::Jsonata {
+            self.findings.not_supported_yet(node.at("QueryLanguage"), "JSONata is");
+        }
+        let start_at = self.scope(node);
+        let states: Option<Vec<State>> = std::mem::take(&mut self.states).into_iter().collect();
+        Some(StateMachine {
+            comment,
+            query_language: self.query_language,
+            timeout_seconds,
+            start_at: start_at?,
+            states: states?,
+            by_name: std::mem::take(&mut self.by_name),
+        })
+    }
+
+    /// `QueryLanguage`, where it is given and valid.
+    pub(super) fn language(&mut self, node: &Node<'_>) -> Option<QueryLanguage> {
+        match self.findings.one_of(node, "QueryLanguage", &["JSONPath", "JSONata"])? {
+            "JSONata" => Some(QueryLanguage::Jsonata),
+            _ => Some(QueryLanguage::JsonPath),
+        }
+    }
+
+    /// Reads `StartAt` and `States` of the machine, a branch or an item processor. Gives where it starts.
+    pub(super) fn scope(&mut self, node: &Node<'_>) -> Option<StateIndex> {
+        self.findings.required(node, &["StartAt", "States"]);
+        let list = self.findings.object_field(node, "States")?;
+        if list.fields.is_empty() {
+            self.findings.schema(list.pointer, "Value cannot be empty");
+            return None;
+        }
+        let first = u32::try_from(self.states.len()).expect("a definition has far fewer bytes than that");
+        let mut scope = Scope::new(first, list.fields.keys().map(String::as_str));
+        self.states.resize_with(self.states.len() + list.fields.len(), || None);
+        let start = scope.start(&mut self.findings, node);
+        for (place, (name, value)) in (0..).zip(list.fields) {
+            let state = self.state(&mut scope, place, name, value, list.at(name));
+            self.states[(first + place) as usize] = state;
+        }
+        scope.check(&mut self.findings, node, start);
+        start
+    }
+
+    fn state<'a>(
+        &mut self,
+        scope: &mut Scope<'a>,
+        place: u32,
+        name: &'a str,
+        value: &'a Value,
+        pointer: String,
+    ) -> Option<State> {
+        let name: Arc<str> = self.name(name, &pointer, StateIndex(scope.first + place));
+        let Some(node) = self.findings.object(value, pointer) else {
+            scope.incomplete = true;
+            return None;
+        };
+        let query_language = self.state_language(&node);
+        if query_language == QueryLanguage::Jsonata {
+            // Its transitions are not read, so its scope cannot be judged.
+            scope.incomplete = true;
+            return None;
+        }
+        let found = &mut self.findings;
+        let comment = found.comment(&node);
+        let input_path = found.data_path(&node, "InputPath");
+        let output_path = found.data_path(&node, "OutputPath");
+        let kind = states::read(self, &mut scope.at(place), &node)?;
+        Some(State { name, pointer: node.pointer, comment, query_language, kind, input_path, output_path })
+    }
+
+    fn name(&mut self, name: &str, pointer: &str, index: StateIndex) -> Arc<str> {
+        let chars = name.chars().count();
+        if chars == 0 || chars > limits::NAME_CHARS_MAX {
+            let message = format!(
+                "A state's name has 1 to {} characters; this one has {chars}",
+                limits::NAME_CHARS_MAX
+            );
+            self.findings.add(Severity::Error, codes::STATE_NAME, pointer, message);
+        }
+        let name: Arc<str> = name.into();
+        match self.by_name.entry(Arc::clone(&name)) {
+            Entry::Vacant(entry) => {
+                entry.insert(index);
+            }
+            Entry::Occupied(_) => {
+                let message = format!("The state name '{name}' appears more than once");
+                self.findings.add(Severity::Error, codes::DUPLICATE_STATE, pointer, message).help = Some(
+                    "names are unique in the whole machine, branches and item processors included".to_owned(),
+                );
+            }
+        }
+        name
+    }
+
+    /// The language of a state, with what there is to say about it.
+    fn state_language(&mut self, node: &Node<'_>) -> QueryLanguage {
+        let own = self.language(node);
+        match (self.query_language, own) {
+            (QueryLanguage::Jsonata, Some(QueryLanguage::JsonPath)) => {
+                let message =
+                    "'QueryLanguage' can not be 'JSONPath' if set to 'JSONata' for whole state machine";
+                self.findings.schema(node.pointer.as_str(), message);
+            }
+            (QueryLanguage::JsonPath, Some(QueryLanguage::Jsonata)) => {
+                self.findings.not_supported_yet(node.at("QueryLanguage"), "JSONata is");
+            }
+            _ => {}
+        }
+        own.unwrap_or(self.query_language)
+    }
+}

@@ -1,0 +1,28 @@
+//! From a JSON text to a [`StateMachine`], with every finding.
+//!
+//! ```text
+//! text ── json ──► Value ── machine ──► scopes ── states, errors, resource ──► StateMachine
+//!            │                │             │
+//!            └────────────────┴── findings ─┴── graph (targets, reachability)
+//! ```
+//!
+//! Called when a definition is created, updated or validated, and when the coordinator loads one. It never
+//! stops at the first problem, and it never panics on what a user wrote.
+//!
+//! [`StateMachine`]: crate::model::StateMachine
+
+mod errors;
+mod finding;
+mod graph;
+mod json;
+mod machine;
+mod node;
+mod resource;
+mod states;
+
+pub use finding::{Finding, Severity, codes, express_findings};
+pub use machine::parse;
+pub(crate) use node::{Findings, Node};
+
+#[cfg(test)]
+mod tests;

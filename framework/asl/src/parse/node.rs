@@ -1,0 +1,363 @@
+//! Reading the fields of one object, with a finding for each that is not as it should be.
+
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use super::finding::{Finding, Severity, codes};
+use crate::{
+    model::{DataPath, Number, ResultPath},
+    path::{Path, ReferencePath},
+    template::Template,
+};
+
+/// The largest number of seconds, attempts or the like that the service takes.
+pub(crate) const COUNT_MAX: u64 = 99_999_999;
+
+/// Appends a segment to a JSON pointer (RFC 6901).
+pub(crate) fn push_segment(pointer: &mut String, segment: &str) {
+    pointer.push('/');
+    for c in segment.chars() {
+        match c {
+            '~' => pointer.push_str("~0"),
+            '/' => pointer.push_str("~1"),
+            c => pointer.push(c),
+        }
+    }
+}
+
+/// An object of the document and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Node<'a> {
+    pub(crate) fields: &'a Map<String, Value>,
+    pub(crate) pointer: String,
+}
+
+impl<'a> Node<'a> {
+    /// The pointer of one of its fields.
+    pub(crate) fn at(&self, field: &str) -> String {
+        let mut pointer = self.pointer.clone();
+        push_segment(&mut pointer, field);
+        pointer
+    }
+
+    pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
+        self.fields.get(field)
+    }
+
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.fields.contains_key(field)
+    }
+}
+
+/// Collects what is found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) list: Vec<Finding>,
+}
+
+impl Findings {
+    pub(crate) fn add(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        pointer: impl Into<String>,
+        message: impl Into<String>,
+    ) -> &mut Finding {
+        let (pointer, message) = (pointer.into(), message.into());
+        self.list.push(Finding { severity, code, pointer, message, help: None });
+        self.list.last_mut().expect("it was just pushed")
+    }
+
+    /// An error of the code that most have.
+    pub(crate) fn schema(&mut self, pointer: impl Into<String>, message: impl Into<String>) -> &mut Finding {
+        self.add(Severity::Error, codes::SCHEMA, pointer, message)
+    }
+
+    pub(crate) fn not_supported_yet(&mut self, pointer: impl Into<String>, what: &str) {
+        let message = format!("{what} not supported by this version of Stagepost");
+        self.add(Severity::Error, codes::NOT_SUPPORTED_YET, pointer, message);
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.list.iter().any(|f| f.severity == Severity::Error)
+    }
+
+    /// The value as an object.
+    pub(crate) fn object<'a>(&mut self, value: &'a Value, pointer: String) -> Option<Node<'a>> {
+        match value {
+            Value::Object(fields) => Some(Node { fields, pointer }),
+            _ => self.wrong_type(pointer, "Object"),
+        }
+    }
+
+    /// A field as an object.
+    pub(crate) fn object_field<'a>(&mut self, node: &Node<'a>, field: &str) -> Option<Node<'a>> {
+        let value = node.get(field)?;
+        self.object(value, node.at(field))
+    }
+
+    /// A field as an array.
+    pub(crate) fn array<'a>(&mut self, node: &Node<'a>, field: &str) -> Option<&'a Vec<Value>> {
+        match node.get(field)? {
+            Value::Array(items) => Some(items),
+            _ => self.wrong_type(node.at(field), "Array"),
+        }
+    }
+
+    /// A field as an array with something in it.
+    pub(crate) fn filled_array<'a>(&mut self, node: &Node<'a>, field: &str) -> Option<&'a Vec<Value>> {
+        let items = self.array(node, field)?;
+        if items.is_empty() {
+            self.schema(node.at(field), "Value cannot be empty");
+            return None;
+        }
+        Some(items)
+    }
+
+    /// A field as a string.
+    pub(crate) fn string<'a>(&mut self, node: &Node<'a>, field: &str) -> Option<&'a str> {
+        match node.get(field)? {
+            Value::String(text) => Some(text),
+            _ => self.wrong_type(node.at(field), "String"),
+        }
+    }
+
+    /// A field as one of the given strings.
+    pub(crate) fn one_of<'a>(&mut self, node: &Node<'a>, field: &str, allowed: &[&str]) -> Option<&'a str> {
+        let text = self.string(node, field)?;
+        if allowed.contains(&text) {
+            return Some(text);
+        }
+        let message =
+            format!("The field '{field}' should have one of these values: [{}]", allowed.join(", "));
+        let help = near_match(text, allowed);
+        self.schema(node.at(field), message).help = help;
+        None
+    }
+
+    /// A field as a boolean.
+    pub(crate) fn boolean(&mut self, node: &Node<'_>, field: &str) -> Option<bool> {
+        match node.get(field)? {
+            Value::Bool(value) => Some(*value),
+            _ => self.wrong_type(node.at(field), "Boolean"),
+        }
+    }
+
+    /// A field as a whole number.
+    pub(crate) fn integer(
+        &mut self,
+        node: &Node<'_>,
+        field: &str,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let value = node.get(field)?;
+        if !value.is_number() {
+            return self.wrong_type(node.at(field), "Integer");
+        }
+        // 5.0 is as good as 5; the service's JSON reader does not tell them apart either.
+        let whole = value.as_u64().or_else(|| {
+            let float = value.as_f64()?;
+            (float.fract() == 0.0 && (0.0..=COUNT_MAX as f64).contains(&float)).then_some(float as u64)
+        });
+        match whole {
+            Some(number) if range.contains(&number) => Some(number),
+            _ => {
+                let (least, most) = (range.start(), range.end());
+                self.schema(node.at(field), format!("Value must be a whole number from {least} to {most}"));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn wrong_type<T>(&mut self, pointer: String, expected: &str) -> Option<T> {
+        self.schema(pointer, format!("Expected value of type {expected}"));
+        None
+    }
+
+    /// A field as a path.
+    pub(crate) fn path(&mut self, node: &Node<'_>, field: &str) -> Option<Path> {
+        let text = self.string(node, field)?;
+        match Path::parse(text) {
+            Ok(path) => Some(path),
+            Err(e) => {
+                self.schema(node.at(field), format!("Value is not a valid JSONPath: {e}"));
+                None
+            }
+        }
+    }
+
+    /// `InputPath` and `OutputPath`.
+    pub(crate) fn data_path(&mut self, node: &Node<'_>, field: &str) -> DataPath {
+        match node.get(field) {
+            None => DataPath::Whole,
+            Some(Value::Null) => DataPath::Discard,
+            Some(Value::String(text)) if text == "$" => DataPath::Whole,
+            Some(_) => self.path(node, field).map_or(DataPath::Whole, DataPath::Path),
+        }
+    }
+
+    /// `ResultPath`.
+    pub(crate) fn result_path(&mut self, node: &Node<'_>) -> ResultPath {
+        match node.get("ResultPath") {
+            None => return ResultPath::Replace,
+            Some(Value::Null) => return ResultPath::Discard,
+            Some(_) => {}
+        }
+        let Some(text) = self.string(node, "ResultPath") else {
+            return ResultPath::Replace;
+        };
+        match ReferencePath::parse(text) {
+            Ok(path) if path.is_root() => ResultPath::Replace,
+            Ok(path) => ResultPath::At(path),
+            Err(e) => {
+                self.schema(node.at("ResultPath"), format!("Value is not a Reference Path: {e}"));
+                ResultPath::Replace
+            }
+        }
+    }
+
+    /// A payload template; `strict` where it must be an object.
+    pub(crate) fn template(&mut self, node: &Node<'_>, field: &str) -> Option<Template> {
+        let source = node.get(field)?;
+        self.warn_about_missing_dollars(source, &mut node.at(field));
+        match Template::compile(source) {
+            Ok(template) => Some(template),
+            Err(errors) => {
+                for (inner, why) in errors {
+                    let pointer = format!("{}{inner}", node.at(field));
+                    let (object, name) = pointer.rsplit_once('/').unwrap_or(("", &pointer));
+                    let name = name.replace("~1", "/").replace("~0", "~");
+                    let message = format!(
+                        "The value for the field '{name}' must be a valid JSONPath or a valid intrinsic function call"
+                    );
+                    self.schema(object, message).help = Some(why);
+                }
+                None
+            }
+        }
+    }
+
+    fn warn_about_missing_dollars(&mut self, value: &Value, pointer: &mut String) {
+        let length = pointer.len();
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields.iter().filter(|(name, _)| !name.ends_with(".$")) {
+                    push_segment(pointer, name);
+                    if value.as_str().is_some_and(looks_dynamic) {
+                        let message = format!("The value of '{name}' looks like a path but is not evaluated");
+                        self.add(Severity::Warning, codes::NO_DOLLAR, pointer.as_str(), message).help =
+                            Some(format!("name the field '{name}.$'"));
+                    }
+                    self.warn_about_missing_dollars(value, pointer);
+                    pointer.truncate(length);
+                }
+            }
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    push_segment(pointer, &index.to_string());
+                    self.warn_about_missing_dollars(item, pointer);
+                    pointer.truncate(length);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// `field`, a number in the range, or `fieldPath`.
+    pub(crate) fn number(
+        &mut self,
+        node: &Node<'_>,
+        field: &str,
+        range: RangeInclusive<u64>,
+    ) -> Option<Number> {
+        let path_field = format!("{field}Path");
+        self.at_most_one(node, &[field, &path_field]);
+        let fixed = self.integer(node, field, range).map(Number::Fixed);
+        fixed.or_else(|| self.path(node, &path_field).map(Number::Path))
+    }
+
+    /// Says so when more than one of the fields is there. Returns how many are.
+    pub(crate) fn at_most_one(&mut self, node: &Node<'_>, fields: &[&str]) -> usize {
+        let count = fields.iter().filter(|f| node.has(f)).count();
+        if count > 1 {
+            let message = format!("Only one of these fields is allowed: [{}]", fields.join(", "));
+            self.schema(node.pointer.as_str(), message);
+        }
+        count
+    }
+
+    /// Says so unless exactly one of the fields is there.
+    pub(crate) fn exactly_one(&mut self, node: &Node<'_>, fields: &[&str]) {
+        if self.at_most_one(node, fields) == 0 {
+            let message = format!("Exactly one of these fields is required: [{}]", fields.join(", "));
+            self.schema(node.pointer.as_str(), message);
+        }
+    }
+
+    /// Says so when one of the fields is missing.
+    pub(crate) fn required(&mut self, node: &Node<'_>, fields: &[&str]) {
+        let missing: Vec<&str> = fields.iter().copied().filter(|f| !node.has(f)).collect();
+        if !missing.is_empty() {
+            let message = format!("These fields are required: [{}]", missing.join(", "));
+            self.schema(node.pointer.as_str(), message);
+        }
+    }
+
+    /// Says so when there is a field that does not belong.
+    pub(crate) fn only(&mut self, node: &Node<'_>, allowed: &[&[&str]]) {
+        for field in node.fields.keys() {
+            if allowed.iter().any(|set| set.contains(&field.as_str())) {
+                continue;
+            }
+            if ["Arguments", "Output", "Items", "Condition"].contains(&field.as_str()) {
+                let message = format!(
+                    "The QueryLanguage is set to 'JSONPath', but field '{field}' is only supported for the \
+                     'JSONata' QueryLanguage"
+                );
+                self.schema(node.pointer.as_str(), message);
+                continue;
+            }
+            let help = near_match(field, &allowed.concat());
+            self.schema(node.pointer.as_str(), format!("Field '{field}' is not supported")).help = help;
+        }
+    }
+
+    /// `Comment`, which everything may have.
+    pub(crate) fn comment(&mut self, node: &Node<'_>) -> Option<String> {
+        self.string(node, "Comment").map(str::to_owned)
+    }
+}
+
+fn looks_dynamic(text: &str) -> bool {
+    let call = text.strip_prefix("States.").is_some_and(|rest| rest.contains('('));
+    call || text == "$" || text.starts_with("$.") || text.starts_with("$$.") || text.starts_with("$[")
+}
+
+/// A proposal for something misspelt.
+pub(crate) fn near_match(text: &str, allowed: &[&str]) -> Option<String> {
+    let lower = text.to_lowercase();
+    let near = allowed.iter().min_by_key(|candidate| distance(&lower, &candidate.to_lowercase()))?;
+    (distance(&lower, &near.to_lowercase()) <= 2).then(|| format!("did you mean '{near}'?"))
+}
+
+/// The number of single-character edits between two short words; long ones are far apart.
+fn distance(a: &str, b: &str) -> usize {
+    const CHARS_MAX: usize = 80;
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(CHARS_MAX).collect(), b.chars().take(CHARS_MAX).collect());
+    if a.len().abs_diff(b.len()) > 2 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
