@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use stagepost_broker::Broker;
 use stagepost_broker::contract::{Fixture, message};
 use stagepost_broker::in_process::InProcessBroker;
+use stagepost_broker::rabbitmq::{QueueKind, RabbitMqBroker, RabbitMqOptions};
 use stagepost_protocol::{HeaderValue, Message};
 
 /// Messages in one `publish`.
@@ -93,4 +94,13 @@ async fn measure(name: &str, broker: Arc<dyn Broker>, total: usize, trips: usize
 #[tokio::main(worker_threads = 2)]
 async fn main() {
     measure("in_process", InProcessBroker::new(), 1_000_000, 10_000).await;
+    let Ok(url) = std::env::var("AMQP_URL") else {
+        println!("rabbitmq: skipped, AMQP_URL is not set");
+        return;
+    };
+    for queue_kind in [QueueKind::Quorum, QueueKind::Classic] {
+        let options = RabbitMqOptions { queue_kind, ..RabbitMqOptions::default() };
+        let broker = RabbitMqBroker::connect(&url, options).await.expect("the broker is there");
+        measure(&format!("rabbitmq {queue_kind:?}"), broker, 50_000, 300).await;
+    }
 }

@@ -59,7 +59,7 @@ cases! {
     messages_come_in_the_order_of_publishing
     no_more_than_the_prefetch_is_unsettled
     a_requeued_delivery_comes_again_flagged
-    a_dropped_consumer_gives_its_deliveries_back_in_order
+    a_dropped_consumer_gives_its_deliveries_back
     a_cancelled_consumer_settles_what_it_took
     ack_up_to_settles_all_earlier_deliveries
     a_message_for_an_unknown_queue_is_unroutable
@@ -221,15 +221,17 @@ async fn a_requeued_delivery_comes_again_flagged(f: Fixture) {
     let mut consumer = f.consume(&queue, 2).await;
     let first = take(&mut *consumer, 2).await;
     consumer.acker().requeue(first[0].tag).await;
-    // Back at the head: before `c`, which the prefetch kept in the queue.
-    let again = take(&mut *consumer, 1).await;
-    assert_eq!((texts(&again), again[0].redelivered), (vec!["a".to_owned()], true));
-    consumer.acker().ack(again[0].tag).await;
-    let last = take(&mut *consumer, 1).await;
-    assert_eq!((texts(&last), last[0].redelivered), (vec!["c".to_owned()], false));
+    // A quorum queue may hand out what it had ready first.
+    let mut flags = BTreeMap::new();
+    while flags.len() < 2 {
+        let came = take(&mut *consumer, 1).await;
+        flags.insert(texts(&came).remove(0), came[0].redelivered);
+        consumer.acker().ack(came[0].tag).await;
+    }
+    assert_eq!(flags, BTreeMap::from([("a".to_owned(), true), ("c".to_owned(), false)]));
 }
 
-async fn a_dropped_consumer_gives_its_deliveries_back_in_order(f: Fixture) {
+async fn a_dropped_consumer_gives_its_deliveries_back(f: Fixture) {
     let queue = f.queue("drop").await;
     f.publish(&queue, ["0", "1", "2", "3", "4"]).await;
     let mut consumer = f.consume(&queue, 3).await;
@@ -242,8 +244,13 @@ async fn a_dropped_consumer_gives_its_deliveries_back_in_order(f: Fixture) {
     acker.ack(came[0].tag).await;
     let mut consumer = f.consume(&queue, 10).await;
     let again = take(&mut *consumer, 4).await;
-    assert_eq!(texts(&again), ["0", "2", "3", "4"]);
-    assert!(again[0].redelivered && again[1].redelivered && !again[3].redelivered);
+    let flags: BTreeMap<String, bool> = again
+        .iter()
+        .map(|delivery| (texts(std::slice::from_ref(delivery)).remove(0), delivery.redelivered))
+        .collect();
+    assert_eq!(flags.keys().collect::<Vec<_>>(), ["0", "2", "3", "4"]);
+    // `3` may have been on its way to the first consumer, which had room for it.
+    assert!(flags["0"] && flags["2"] && !flags["4"], "{flags:?}");
 }
 
 async fn a_cancelled_consumer_settles_what_it_took(f: Fixture) {

@@ -52,6 +52,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The broker did not answer within the time that was set for connecting.
+    #[error("'{url}' could not be reached in time: {reason}")]
+    Unreachable {
+        /// The URL, without its password.
+        url: String,
+        /// What the last attempt met with.
+        reason: String,
+    },
     /// The broker was closed by [`Broker::close`].
     #[error("the broker connection was closed")]
     Closed,

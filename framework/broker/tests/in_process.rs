@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stagepost_broker::contract::{Fixture, message, take, within};
+use stagepost_broker::contract::{Fixture, message, take, texts, within};
 use stagepost_broker::in_process::{InProcessBroker, Limits};
 use stagepost_broker::{Broker, Health};
 
@@ -33,4 +33,20 @@ async fn a_full_broker_slows_down_and_recovers() {
     consumer.acker().ack_up_to(came[1].tag).await;
     assert_eq!(*health.borrow(), Health::Up);
     assert_eq!(within("the last", take(&mut *consumer, 1)).await.len(), 1);
+}
+
+/// Unlike a quorum queue this one keeps the order: what comes back goes to its old place.
+#[tokio::test]
+async fn what_comes_back_keeps_its_place() {
+    let f = Fixture::new(InProcessBroker::new());
+    let queue = f.queue("place").await;
+    f.publish(&queue, ["0", "1", "2", "3", "4"]).await;
+    let mut consumer = f.consume(&queue, 4).await;
+    let came = take(&mut *consumer, 4).await;
+    consumer.acker().requeue(came[2].tag).await;
+    consumer.acker().requeue(came[0].tag).await;
+    assert_eq!(texts(&take(&mut *consumer, 1).await), ["0"]);
+    drop(consumer);
+    let mut consumer = f.consume(&queue, 10).await;
+    assert_eq!(texts(&take(&mut *consumer, 5).await), ["0", "1", "2", "3", "4"]);
 }

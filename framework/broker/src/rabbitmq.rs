@@ -1,1 +1,0 @@
-//! RabbitMQ through lapin, with a supervisor of our own.

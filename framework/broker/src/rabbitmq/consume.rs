@@ -1,0 +1,322 @@
+//! Consumers that are rebuilt after a failure, and their acknowledgements.
+//!
+//! Each consumer has a channel of its own: a prefetch and an error are then its own affair. There is no task:
+//! [`Consumer::next`] polls lapin's stream, and where that ends, the rebuilding, which survives being dropped.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use lapin::Channel;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+
+use super::Inner;
+use super::message::{from_amqp, short};
+use super::reconnect::Backoff;
+use super::topology::{Failure, classify};
+use crate::{Acker, Consumer, Delivery, DeliveryTag, Error};
+
+/// What is consumed, and how.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// A queue whose deliveries are settled.
+    Queue { name: String, prefetch: u16 },
+    /// A reply queue of our own, whose deliveries are not.
+    Reply { name: String },
+}
+
+impl Source {
+    fn name(&self) -> &str {
+        match self {
+            Source::Queue { name, .. } | Source::Reply { name } => name,
+        }
+    }
+}
+
+/// A channel that consumes.
+struct Feed {
+    channel: Channel,
+    stream: lapin::Consumer,
+}
+
+/// Consumes one queue, for as long as the broker is not closed.
+pub(super) struct RabbitMqConsumer {
+    inner: Arc<Inner>,
+    source: Source,
+    acker: Arc<ChannelAcker>,
+    stream: Option<lapin::Consumer>,
+    rebuilding: Option<BoxFuture<'static, Result<Feed, Error>>>,
+    cancelled: bool,
+}
+
+impl RabbitMqConsumer {
+    /// Begins to consume. Waits for a connection, but not for a queue that is missing.
+    pub(super) async fn start(inner: Arc<Inner>, source: Source) -> Result<RabbitMqConsumer, Error> {
+        let feed = build(Arc::clone(&inner), source.clone(), true).await?;
+        let acker = Arc::new(ChannelAcker {
+            settles: matches!(source, Source::Queue { .. }),
+            state: Mutex::default(),
+        });
+        let mut consumer =
+            RabbitMqConsumer { inner, source, acker, stream: None, rebuilding: None, cancelled: false };
+        consumer.install(feed);
+        Ok(consumer)
+    }
+
+    fn install(&mut self, feed: Feed) {
+        let mut state = self.acker.lock();
+        state.generation += 1;
+        state.unsettled.clear();
+        state.channel = Some(feed.channel);
+        drop(state);
+        self.stream = Some(feed.stream);
+    }
+
+    /// The channel that the stream belongs to works.
+    fn is_alive(&self) -> bool {
+        self.acker.lock().channel.as_ref().is_some_and(|channel| channel.status().connected())
+    }
+
+    /// Takes what has arrived after `first`. Waits for nothing, so nothing is lost by being dropped.
+    fn take(&mut self, first: lapin::message::Delivery, max: usize) -> Vec<Delivery> {
+        let Some(stream) = &mut self.stream else { return Vec::new() };
+        let mut state = self.acker.lock();
+        let generation = state.generation;
+        let mut deliveries = Vec::new();
+        let mut next = Some(first);
+        while let Some(delivery) = next {
+            if self.acker.settles {
+                state.unsettled.insert(delivery.delivery_tag);
+            }
+            deliveries.push(Delivery {
+                tag: DeliveryTag { generation, tag: delivery.delivery_tag },
+                redelivered: delivery.redelivered,
+                properties: from_amqp(&delivery.properties),
+                body: Bytes::from(delivery.data),
+            });
+            if deliveries.len() >= max {
+                break;
+            }
+            next = match stream.next().now_or_never() {
+                Some(Some(Ok(delivery))) => Some(delivery),
+                // An error is always followed by the end, which the next call finds.
+                Some(Some(Err(_)) | None) | None => None,
+            };
+        }
+        deliveries
+    }
+}
+
+#[async_trait]
+impl Consumer for RabbitMqConsumer {
+    async fn next(&mut self, max: usize) -> Option<Vec<Delivery>> {
+        loop {
+            if let Some(rebuilding) = &mut self.rebuilding {
+                let built = rebuilding.await;
+                self.rebuilding = None;
+                match built {
+                    Ok(feed) => self.install(feed),
+                    Err(Error::Closed) => return None,
+                    Err(error) => {
+                        tracing::warn!(queue = self.source.name(), %error, "the queue is consumed no longer");
+                        return None;
+                    }
+                }
+            }
+            let found = match &mut self.stream {
+                Some(stream) => stream.next().await,
+                None => None,
+            };
+            match found {
+                // What a dead channel had delivered comes again; what needs no settling does not.
+                Some(Ok(_)) if self.acker.settles && !self.is_alive() => {}
+                Some(Ok(first)) => return Some(self.take(first, max)),
+                Some(Err(error)) => {
+                    tracing::debug!(queue = self.source.name(), %error, "the channel of a consumer ended");
+                }
+                None if self.cancelled => return None,
+                None => {
+                    self.stream = None;
+                    self.acker.close();
+                    let rebuilding = build(Arc::clone(&self.inner), self.source.clone(), false);
+                    self.rebuilding = Some(Box::pin(rebuilding));
+                }
+            }
+        }
+    }
+
+    async fn cancel(&mut self) {
+        self.cancelled = true;
+        self.rebuilding = None;
+        let channel = self.acker.lock().channel.clone();
+        if let (Some(stream), Some(channel)) = (&self.stream, channel) {
+            let cancelled = channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await;
+            if let Err(error) = cancelled {
+                tracing::debug!(queue = self.source.name(), %error, "a consumer was cancelled on a dead channel");
+            }
+        }
+    }
+
+    fn acker(&self) -> Arc<dyn Acker> {
+        Arc::clone(&self.acker) as Arc<dyn Acker>
+    }
+}
+
+impl Drop for RabbitMqConsumer {
+    fn drop(&mut self) {
+        // Ackers that live longer must not keep the channel open, or what is unsettled would not go back.
+        self.acker.close();
+    }
+}
+
+/// Opens a channel and consumes, trying until it works. What the broker refuses ends it at the `first` time; later
+/// only the queue's deletion by ourselves does.
+async fn build(inner: Arc<Inner>, source: Source, first: bool) -> Result<Feed, Error> {
+    let queue = source.name().to_owned();
+    let denied = |reason| Error::Denied { what: format!("consume queue '{queue}'"), reason };
+    let name = short("the queue's name", &queue).map_err(denied)?;
+    let mut backoff = Backoff::new();
+    loop {
+        let failure = match try_build(&inner, &source, name.clone()).await {
+            Ok(feed) => return Ok(feed),
+            Err(failure) => failure,
+        };
+        match failure {
+            Some(Failure::Closed) => return Err(Error::Closed),
+            Some(Failure::Missing(_)) if inner.topology.is_ours(&queue) => {
+                // Deleted behind our back, or lost with the broker's data.
+                match inner.topology.restore(&inner.consuming, &queue).await {
+                    Err(error @ (Error::Denied { .. } | Error::Closed)) if first => return Err(error),
+                    Err(error) => tracing::warn!(queue, %error, "a queue cannot be declared again"),
+                    Ok(()) => {}
+                }
+            }
+            Some(Failure::Missing(reason)) if first || !inner.topology.is_known(&queue) => {
+                return Err(denied(reason));
+            }
+            Some(Failure::Stuck(_)) if inner.topology.is_suspect(&queue) => {
+                if let Err(error) = inner.topology.mend(&inner.consuming, &queue).await {
+                    tracing::warn!(queue, %error, "a broken queue cannot be created anew");
+                }
+            }
+            Some(Failure::Refused(reason) | Failure::Conflict(reason)) if first => {
+                return Err(denied(reason));
+            }
+            Some(failure) => tracing::warn!(queue, ?failure, "the queue cannot be consumed, trying again"),
+            None => {}
+        }
+        backoff.wait().await;
+    }
+}
+
+/// One attempt. `None`: the connection or channel was lost.
+async fn try_build(inner: &Inner, source: &Source, name: ShortString) -> Result<Feed, Option<Failure>> {
+    if let Source::Reply { name } = source {
+        // After a cut the broker may take a while to see that the old connection, which owns the queue, is gone.
+        inner.topology.create_reply(&inner.consuming, name).await.map_err(|failure| match failure {
+            Failure::Closed => Some(Failure::Closed),
+            Failure::Refused(_) => None,
+            other => Some(other),
+        })?;
+    }
+    let session = inner.consuming.session().await.map_err(|_| Some(Failure::Closed))?;
+    let building = async {
+        let channel = session.connection.create_channel().await?;
+        let no_ack = matches!(source, Source::Reply { .. });
+        if let Source::Queue { prefetch, .. } = source {
+            channel.basic_qos((*prefetch).max(1), BasicQosOptions { global: false }).await?;
+        }
+        let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
+        let stream =
+            channel.basic_consume(name, ShortString::default(), options, FieldTable::default()).await?;
+        Ok::<_, lapin::Error>(Feed { channel, stream })
+    };
+    match tokio::time::timeout(super::ANSWER_MAX, building).await {
+        Ok(Ok(feed)) => Ok(feed),
+        Ok(Err(error)) => Err(classify(&error)),
+        Err(_) if !session.connection.status().connected() || session.connection.status().blocked() => {
+            Err(None)
+        }
+        Err(_) => Err(Some(Failure::Stuck("it does not answer".into()))),
+    }
+}
+
+/// Settles deliveries on the channel that they came on.
+struct ChannelAcker {
+    /// `false` for a reply queue, whose deliveries need no settling.
+    settles: bool,
+    state: Mutex<AckState>,
+}
+
+#[derive(Default)]
+struct AckState {
+    generation: u64,
+    channel: Option<Channel>,
+    /// The broker closes a channel on which something is settled twice, so it is known what can be.
+    unsettled: BTreeSet<u64>,
+}
+
+impl ChannelAcker {
+    fn lock(&self) -> MutexGuard<'_, AckState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of the channel, which closes it.
+    fn close(&self) {
+        let mut state = self.lock();
+        state.unsettled.clear();
+        let channel = state.channel.take();
+        drop(state);
+        drop(channel);
+    }
+}
+
+impl AckState {
+    /// Hands an acknowledgement to the connection, which writes in order. Polling once does that; waiting until
+    /// it is written would cost a wake-up and tell nothing: nobody confirms an acknowledgement.
+    fn ack(&self, tag: u64, multiple: bool) {
+        if let Some(channel) = &self.channel {
+            let _written = channel.basic_ack(tag, BasicAckOptions { multiple }).now_or_never();
+        }
+    }
+}
+
+#[async_trait]
+impl Acker for ChannelAcker {
+    async fn ack(&self, tag: DeliveryTag) {
+        let mut state = self.lock();
+        if tag.generation == state.generation && state.unsettled.remove(&tag.tag) {
+            state.ack(tag.tag, false);
+        }
+    }
+
+    async fn ack_up_to(&self, tag: DeliveryTag) {
+        let mut state = self.lock();
+        if tag.generation != state.generation {
+            return;
+        }
+        let later = state.unsettled.split_off(&tag.tag.saturating_add(1));
+        let settled = std::mem::replace(&mut state.unsettled, later);
+        // The last one that is unsettled: the broker does not know those that were settled before.
+        if let Some(last) = settled.last() {
+            state.ack(*last, settled.len() > 1);
+        }
+    }
+
+    async fn requeue(&self, tag: DeliveryTag) {
+        let mut state = self.lock();
+        if tag.generation == state.generation
+            && state.unsettled.remove(&tag.tag)
+            && let Some(channel) = &state.channel
+        {
+            let options = BasicNackOptions { multiple: false, requeue: true };
+            let _written = channel.basic_nack(tag.tag, options).now_or_never();
+        }
+    }
+}

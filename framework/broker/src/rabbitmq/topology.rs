@@ -1,0 +1,281 @@
+//! Queues: declaring them, remembering them, and mending those that a crash of the broker broke.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ErrorKind};
+use tokio::time::Instant;
+
+use super::QueueKind;
+use super::connection::Supervised;
+use super::message::short;
+use super::reconnect::Backoff;
+use crate::{Error, QueueSpec};
+
+/// The broker answers such a request within this time, or the queue is stuck.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A queue that was created so short a time before the connection was lost may have come back broken.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// Why a request about a queue failed. Lost connections are none of these: the request is repeated.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There is no such queue, or the node that holds it is away.
+    Missing(String),
+    /// It is there with other properties.
+    Conflict(String),
+    /// We may not.
+    Refused(String),
+    /// It is there, but does not answer.
+    Stuck(String),
+    /// The broker connection was closed by us.
+    Closed,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Request {
+    Check,
+    Create,
+    CreateReply,
+    Delete,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    ours: bool,
+    /// When this process created it.
+    created: Option<Instant>,
+    /// It had only just been created when the connection was lost.
+    suspect: bool,
+}
+
+/// The queues that were declared, and a channel to ask about queues.
+pub(super) struct Topology {
+    kind: QueueKind,
+    known: Mutex<HashMap<String, Known>>,
+    /// With the number of its session. One request at a time.
+    channel: tokio::sync::Mutex<Option<(u64, Channel)>>,
+}
+
+impl Topology {
+    pub(super) fn new(kind: QueueKind) -> Topology {
+        Topology { kind, known: Mutex::default(), channel: tokio::sync::Mutex::new(None) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It was declared as ours and not deleted since.
+    pub(super) fn is_ours(&self, queue: &str) -> bool {
+        self.known().get(queue).is_some_and(|known| known.ours)
+    }
+
+    /// It was declared and not deleted since.
+    pub(super) fn is_known(&self, queue: &str) -> bool {
+        self.known().contains_key(queue)
+    }
+
+    /// The queue had only just been created when the connection was lost.
+    pub(super) fn is_suspect(&self, queue: &str) -> bool {
+        self.known().get(queue).is_some_and(|known| known.suspect)
+    }
+
+    /// Marks the queues that a crash of the broker could have broken.
+    pub(super) fn connection_lost(&self) {
+        for known in self.known().values_mut() {
+            known.suspect |= known.created.is_some_and(|created| created.elapsed() < YOUNG);
+        }
+    }
+
+    fn remember(&self, queue: &str, ours: bool, created: Option<Instant>) {
+        let mut table = self.known();
+        let known = table.entry(queue.to_owned()).or_insert(Known { ours, created, suspect: false });
+        known.ours |= ours;
+        if created.is_some() {
+            (known.created, known.suspect) = (created, false);
+        }
+    }
+
+    /// Declares a queue and remembers it.
+    pub(super) async fn declare(&self, link: &Supervised, spec: &QueueSpec) -> Result<(), Error> {
+        let name = spec.name.as_str();
+        let what = || match spec.create {
+            true => format!("declare queue '{name}'"),
+            false => format!("use queue '{name}'"),
+        };
+        let created = if spec.create {
+            self.create_if_missing(link, name).await
+        } else {
+            self.request(link, Request::Check, name).await.map(|_| None)
+        };
+        match created {
+            Ok(created) => {
+                self.remember(name, spec.create, created);
+                Ok(())
+            }
+            Err(Failure::Closed) => Err(Error::Closed),
+            Err(
+                Failure::Missing(reason)
+                | Failure::Conflict(reason)
+                | Failure::Refused(reason)
+                | Failure::Stuck(reason),
+            ) => Err(Error::Denied { what: what(), reason }),
+        }
+    }
+
+    /// Declares the queue if it is ours, anew if it is broken.
+    pub(super) async fn restore(&self, link: &Supervised, queue: &str) -> Result<(), Error> {
+        if self.is_suspect(queue) {
+            return self.mend(link, queue).await;
+        }
+        self.declare(link, &QueueSpec::ours(queue)).await
+    }
+
+    /// Deletes a queue that came back broken, and creates it anew. Only for a queue that was created seconds
+    /// before the broker crashed: what could be in it was published in these seconds, and whoever published it
+    /// still has it or has it committed. Any other queue that does not answer waits for its nodes.
+    pub(super) async fn mend(&self, link: &Supervised, queue: &str) -> Result<(), Error> {
+        tracing::warn!(queue, "the queue came back broken after a crash of the broker; it is created anew");
+        if let Err(failure) = self.request(link, Request::Delete, queue).await {
+            tracing::debug!(queue, ?failure, "the broken queue could not be deleted");
+        }
+        self.declare(link, &QueueSpec::ours(queue)).await
+    }
+
+    /// A queue that is there is taken as it is, of whatever type. Says when it was created by us.
+    async fn create_if_missing(&self, link: &Supervised, name: &str) -> Result<Option<Instant>, Failure> {
+        match self.request(link, Request::Check, name).await {
+            Ok(_) => return Ok(None),
+            Err(Failure::Missing(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+        match self.request(link, Request::Create, name).await {
+            Ok(_) => Ok(Some(Instant::now())),
+            // Somebody else was faster.
+            Err(Failure::Conflict(_)) => self.request(link, Request::Check, name).await.map(|_| None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Creates an exclusive queue that goes with the connection.
+    pub(super) async fn create_reply(&self, link: &Supervised, name: &str) -> Result<(), Failure> {
+        self.request(link, Request::CreateReply, name).await.map(|_| ())
+    }
+
+    /// How many messages wait in it.
+    pub(super) async fn depth(&self, link: &Supervised, queue: &str) -> Result<Option<u64>, Error> {
+        match self.request(link, Request::Check, queue).await {
+            Ok(count) => Ok(Some(u64::from(count))),
+            Err(Failure::Missing(_)) => Ok(None),
+            Err(Failure::Closed) => Err(Error::Closed),
+            Err(Failure::Conflict(reason) | Failure::Refused(reason) | Failure::Stuck(reason)) => {
+                Err(Error::Denied { what: format!("look at queue '{queue}'"), reason })
+            }
+        }
+    }
+
+    /// Deletes a queue and forgets it.
+    pub(super) async fn delete(&self, link: &Supervised, queue: &str) -> Result<(), Error> {
+        self.known().remove(queue);
+        match self.request(link, Request::Delete, queue).await {
+            Ok(_) | Err(Failure::Missing(_)) => Ok(()),
+            Err(Failure::Closed) => Err(Error::Closed),
+            Err(Failure::Conflict(reason) | Failure::Refused(reason) | Failure::Stuck(reason)) => {
+                Err(Error::Denied { what: format!("delete queue '{queue}'"), reason })
+            }
+        }
+    }
+
+    /// Sends a request, again if the connection is lost meanwhile. Gives the number of messages in the queue.
+    async fn request(&self, link: &Supervised, request: Request, queue: &str) -> Result<u32, Failure> {
+        let name = short("the queue's name", queue).map_err(Failure::Refused)?;
+        let mut backoff = Backoff::new();
+        loop {
+            let mut slot = self.channel.lock().await;
+            let session = link.session().await.map_err(|_| Failure::Closed)?;
+            // Out of its place, so that a request that is dropped half way leaves no channel with an answer due.
+            let opened = match slot.take() {
+                Some((number, channel)) if number == session.number && channel.status().connected() => {
+                    Ok(channel)
+                }
+                _ => session.connection.create_channel().await,
+            };
+            let result: lapin::Result<()> = match opened {
+                Ok(channel) => {
+                    let sent = self.send(&channel, request, name.clone());
+                    match tokio::time::timeout(ANSWER_MAX, sent).await {
+                        Ok(Ok(count)) => {
+                            *slot = Some((session.number, channel));
+                            return Ok(count);
+                        }
+                        Ok(Err(error)) => Err(error),
+                        // Without a connection nothing answers; that says nothing about the queue.
+                        Err(_) if !session.connection.status().connected() => continue,
+                        Err(_) if session.connection.status().blocked() => continue,
+                        Err(_) => return Err(Failure::Stuck("it does not answer".into())),
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            drop(slot);
+            if let Err(error) = result {
+                if let Some(failure) = classify(&error) {
+                    return Err(failure);
+                }
+                tracing::debug!(queue, ?request, %error, "asking again");
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn send(&self, channel: &Channel, request: Request, name: ShortString) -> lapin::Result<u32> {
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let (options, arguments) = match request {
+            Request::Delete => return channel.queue_delete(name, QueueDeleteOptions::default()).await,
+            Request::Check => {
+                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                (options, FieldTable::default())
+            }
+            Request::CreateReply => {
+                let options = QueueDeclareOptions {
+                    exclusive: true,
+                    auto_delete: true,
+                    ..QueueDeclareOptions::default()
+                };
+                (options, FieldTable::default())
+            }
+            Request::Create => {
+                let kind = match self.kind {
+                    QueueKind::Quorum => "quorum",
+                    QueueKind::Classic => "classic",
+                };
+                let mut arguments = FieldTable::default();
+                arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+                (durable, arguments)
+            }
+        };
+        channel.queue_declare(name, options, arguments).await.map(|queue| queue.message_count())
+    }
+}
+
+/// What the broker's refusal means; `None`: the connection or the channel was lost, nothing was refused.
+pub(super) fn classify(error: &lapin::Error) -> Option<Failure> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    let reason = error.get_message().as_str().to_owned();
+    match error.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Some(Failure::Missing(reason)),
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(Failure::Conflict(reason)),
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED | AMQPSoftError::RESOURCELOCKED) => {
+            Some(Failure::Refused(reason))
+        }
+        AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR) => Some(Failure::Stuck(reason)),
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Some(Failure::Refused(reason)),
+        AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => None,
+    }
+}
