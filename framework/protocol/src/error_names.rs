@@ -37,6 +37,8 @@ pub const QUERY_EVALUATION_ERROR: &str = "States.QueryEvaluationError";
 pub const ACTIVITY_PANICKED: &str = "Stagepost.ActivityPanicked";
 /// The input of an activity is not of the type that its function takes.
 pub const INVALID_INPUT: &str = "Stagepost.InvalidInput";
+/// The output of an activity cannot be written as JSON.
+pub const INVALID_OUTPUT: &str = "Stagepost.InvalidOutput";
 /// An activity noticed that it was cancelled and stopped.
 pub const CANCELLED: &str = "Stagepost.Cancelled";
 /// An activity failed with an error that names no type.

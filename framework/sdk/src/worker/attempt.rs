@@ -1,0 +1,144 @@
+//! Runs one attempt: calls the activity, catches its panic, reports what became of it.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+
+use stagepost_protocol::limits::{CAUSE_CHARS_MAX, ERROR_CHARS_MAX};
+use stagepost_protocol::{Payload, ReportOutcome, error_names};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::ledger::Ledger;
+use super::shared::Shared;
+use crate::activity::{Registration, Run, Task};
+use crate::context::{Attempt, Context, Outgoing};
+use crate::failure::{Cancelled, Failure};
+
+/// Begins an attempt on a task of its own, which holds `slot` until the activity has returned.
+pub(super) fn begin(
+    shared: &Arc<Shared>,
+    ledger: &Arc<Ledger>,
+    registration: &Arc<Registration>,
+    attempt: Arc<Attempt>,
+    input: Payload,
+    slot: OwnedSemaphorePermit,
+) {
+    ledger.begin(&attempt);
+    let (shared, ledger, registration) = (Arc::clone(shared), Arc::clone(ledger), Arc::clone(registration));
+    tokio::spawn(async move {
+        let ended = tokio::select! {
+            ended = run(&shared, &registration, &attempt, input) => Some(ended),
+            () = attempt.abort.notified() => None,
+        };
+        drop(slot);
+        match ended {
+            Some(outcome) => finish(&shared, &attempt, outcome).await,
+            None => aborted(&shared, &ledger, &attempt).await,
+        }
+    });
+}
+
+/// Sends the last report of an attempt, unless it has been sent.
+pub(super) async fn finish(shared: &Shared, attempt: &Arc<Attempt>, outcome: ReportOutcome) {
+    if attempt.close() {
+        shared.send(Outgoing::report(attempt, outcome)).await;
+    }
+}
+
+async fn run(
+    shared: &Shared,
+    registration: &Registration,
+    attempt: &Arc<Attempt>,
+    input: Payload,
+) -> ReportOutcome {
+    let context = Context::new(Arc::clone(attempt));
+    let task = Task { context, states: Arc::clone(&shared.states), input };
+    let returned = catch(|| (registration.run)(task)).await.unwrap_or_else(|panic| {
+        let message = panic_message(&*panic);
+        tracing::error!(
+            activity = attempt.activity, execution_arn = %attempt.execution, state = %attempt.state,
+            attempt = attempt.number, "the activity panicked; its attempt fails, the worker goes on"
+        );
+        Err(Failure::new(error_names::ACTIVITY_PANICKED, message))
+    });
+    match returned {
+        Ok(output) => ReportOutcome::Succeeded(output),
+        Err(failure) => failed(failure),
+    }
+}
+
+/// A failure as it is reported, cut to the API's limits.
+pub(super) fn failed(failure: Failure) -> ReportOutcome {
+    let (name, cause) = failure.into_parts();
+    let error = truncated(name.into_owned(), ERROR_CHARS_MAX);
+    ReportOutcome::Failed { error: Some(error), cause: Some(truncated(cause, CAUSE_CHARS_MAX)) }
+}
+
+fn truncated(mut text: String, chars_max: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(chars_max) {
+        text.truncate(end);
+    }
+    text
+}
+
+/// The function was ended at an await, because it had not stopped when it was asked to.
+async fn aborted(shared: &Shared, ledger: &Ledger, attempt: &Arc<Attempt>) {
+    let (why, delivered) = {
+        let mut progress = attempt.progress();
+        (progress.cancelled, progress.delivered.take())
+    };
+    tracing::warn!(
+        activity = attempt.activity, execution_arn = %attempt.execution, state = %attempt.state,
+        attempt = attempt.number, "the activity did not stop when it was asked to, and was ended"
+    );
+    if let (Some(Cancelled::Shutdown), Some(delivered)) = (why, delivered) {
+        // The message still stands for the attempt: another worker takes it.
+        if attempt.close() {
+            ledger.requeue(delivered.0).await;
+            ledger.end(&attempt.id);
+        }
+        return;
+    }
+    attempt.progress().delivered = delivered;
+    let failure = match why {
+        Some(Cancelled::Shutdown) => Failure::new(
+            error_names::HEARTBEAT_TIMEOUT,
+            format!("the worker '{}' shut down before the attempt had ended", shared.name),
+        ),
+        _ => Failure::new(error_names::TIMEOUT, "the activity did not stop when its time was over"),
+    };
+    finish(shared, attempt, failed(failure)).await;
+}
+
+/// The future's result, or what it panicked with: while it is made or while it is polled.
+async fn catch(make: impl FnOnce() -> Run) -> Result<Result<Payload, Failure>, Box<dyn Any + Send>> {
+    // Unwind safety: after a panic the future is dropped and nothing of it is looked at again.
+    let mut future = catch_unwind(AssertUnwindSafe(make))?;
+    std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(returned)) => Poll::Ready(Ok(returned)),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    match text {
+        Some(text) => format!("the activity panicked: {text}"),
+        None => "the activity panicked".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_causes_are_cut_at_a_character() {
+        assert_eq!(truncated("äöü".into(), 2), "äö");
+        assert_eq!(truncated("äö".into(), 2), "äö");
+    }
+}

@@ -1,0 +1,223 @@
+//! What one consumer has delivered and is not settled, and the attempts that came of it.
+//!
+//! Deliveries are acknowledged in runs where that is possible (`ack_up_to`) and one by one behind a slow attempt, so
+//! that a slow one never holds the slots of those that are done.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+
+use stagepost_broker::{Acker, DeliveryTag};
+use tokio::sync::{Mutex, Notify};
+
+use crate::context::Attempt;
+
+/// A delivery that an attempt holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delivered(pub(super) DeliveryTag);
+
+/// The attempts and deliveries of one activity in this worker.
+pub(super) struct Ledger {
+    /// None for a worker that polls: there is nothing to acknowledge.
+    acker: Option<Arc<dyn Acker>>,
+    /// Held while acknowledgements are sent: one for a delivery that an `ack_up_to` has already taken with it would be
+    /// an error to RabbitMQ, so their order must be that of the decisions.
+    open: Mutex<Open>,
+    attempts: StdMutex<HashMap<String, Arc<Attempt>>>,
+    changed: Notify,
+}
+
+impl Ledger {
+    pub(super) fn new(acker: Option<Arc<dyn Acker>>) -> Ledger {
+        Ledger { acker, open: Mutex::default(), attempts: StdMutex::default(), changed: Notify::new() }
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, HashMap<String, Arc<Attempt>>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes deliveries, in the order in which they came.
+    pub(super) async fn delivered(&self, tags: impl Iterator<Item = DeliveryTag>) {
+        let mut open = self.open.lock().await;
+        tags.for_each(|tag| open.delivered(tag));
+    }
+
+    /// Acknowledges deliveries.
+    pub(super) async fn ack(&self, tags: &[DeliveryTag]) {
+        let Some(acker) = &self.acker else { return };
+        let mut open = self.open.lock().await;
+        let plan = open.settle(tags);
+        if let Some(tag) = plan.up_to {
+            acker.ack_up_to(tag).await;
+        }
+        for tag in plan.single {
+            acker.ack(tag).await;
+        }
+    }
+
+    /// Gives a delivery back.
+    pub(super) async fn requeue(&self, tag: DeliveryTag) {
+        let Some(acker) = &self.acker else { return };
+        let mut open = self.open.lock().await;
+        open.give_up(tag);
+        acker.requeue(tag).await;
+    }
+
+    /// The attempt of this id that is not finished and reported.
+    pub(super) fn find(&self, id: &str) -> Option<Arc<Attempt>> {
+        self.attempts().get(id).cloned()
+    }
+
+    pub(super) fn begin(&self, attempt: &Arc<Attempt>) {
+        self.attempts().insert(attempt.id.clone(), Arc::clone(attempt));
+    }
+
+    /// Forgets an attempt whose last report has arrived, or that was given back.
+    pub(super) fn end(&self, id: &str) {
+        let mut attempts = self.attempts();
+        attempts.remove(id);
+        if attempts.is_empty() {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// All attempts that are not finished and reported.
+    pub(super) fn all(&self) -> Vec<Arc<Attempt>> {
+        self.attempts().values().cloned().collect()
+    }
+
+    /// Waits until there is none.
+    pub(super) async fn empty(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.attempts().is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Open,
+    /// To be acknowledged by the call that is under way.
+    Done,
+    /// Acknowledged alone, or given back.
+    Settled,
+}
+
+/// The unsettled deliveries of the consumer's present channel, in order.
+#[derive(Debug, Default)]
+struct Open {
+    deliveries: VecDeque<(DeliveryTag, Standing)>,
+}
+
+/// Which acknowledgements to send, in this order.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    up_to: Option<DeliveryTag>,
+    single: Vec<DeliveryTag>,
+}
+
+impl Open {
+    fn delivered(&mut self, tag: DeliveryTag) {
+        // A new channel: the broker has taken back what was open on the old one.
+        if self.deliveries.back().is_some_and(|(last, _)| last.generation != tag.generation) {
+            self.deliveries.clear();
+        }
+        self.deliveries.push_back((tag, Standing::Open));
+    }
+
+    fn mark(&mut self, tag: DeliveryTag, to: Standing) {
+        // Tags ascend; one of an earlier channel is not found, and need not be.
+        if let Ok(i) = self.deliveries.binary_search_by_key(&tag, |(tag, _)| *tag)
+            && self.deliveries[i].1 == Standing::Open
+        {
+            self.deliveries[i].1 = to;
+        }
+    }
+
+    fn settle(&mut self, tags: &[DeliveryTag]) -> Plan {
+        tags.iter().for_each(|tag| self.mark(*tag, Standing::Done));
+        let mut run = Vec::new();
+        while let Some((tag, standing)) = self.deliveries.front().copied()
+            && standing != Standing::Open
+        {
+            self.deliveries.pop_front();
+            if standing == Standing::Done {
+                run.push(tag);
+            }
+        }
+        let mut plan = Plan::default();
+        match run.as_slice() {
+            [] => {}
+            [one] => plan.single.push(*one),
+            [.., last] => plan.up_to = Some(*last),
+        }
+        // Only the tags of this call can be done behind an open one: look for them, not through the whole queue.
+        for tag in tags {
+            if let Ok(i) = self.deliveries.binary_search_by_key(tag, |(tag, _)| *tag)
+                && self.deliveries[i].1 == Standing::Done
+            {
+                self.deliveries[i].1 = Standing::Settled;
+                plan.single.push(*tag);
+            }
+        }
+        plan
+    }
+
+    fn give_up(&mut self, tag: DeliveryTag) {
+        self.mark(tag, Standing::Settled);
+        while matches!(self.deliveries.front(), Some((_, Standing::Settled))) {
+            self.deliveries.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(tag: u64) -> DeliveryTag {
+        DeliveryTag { generation: 1, tag }
+    }
+
+    fn tags(numbers: &[u64]) -> Vec<DeliveryTag> {
+        numbers.iter().copied().map(tag).collect()
+    }
+
+    #[test]
+    fn runs_are_acknowledged_at_once_and_stragglers_hold_nobody_up() {
+        let mut open = Open::default();
+        (1..=6).for_each(|n| open.delivered(tag(n)));
+        let plan = |up_to: Option<u64>, single: &[u64]| Plan { up_to: up_to.map(tag), single: tags(single) };
+        assert_eq!(open.settle(&tags(&[3, 4])), plan(None, &[3, 4]));
+        assert_eq!(open.settle(&tags(&[1])), plan(None, &[1]));
+        assert_eq!(open.settle(&tags(&[6, 2, 5])), plan(Some(6), &[]));
+        assert!(open.deliveries.is_empty());
+    }
+
+    #[test]
+    fn what_was_given_back_is_never_the_end_of_a_run() {
+        let mut open = Open::default();
+        (1..=3).for_each(|n| open.delivered(tag(n)));
+        open.give_up(tag(3));
+        assert_eq!(open.settle(&tags(&[1, 2])).up_to, Some(tag(2)));
+        assert!(open.deliveries.is_empty());
+        open.delivered(tag(4));
+        open.give_up(tag(4));
+        assert!(open.deliveries.is_empty());
+    }
+
+    #[test]
+    fn tags_of_an_earlier_channel_mean_nothing() {
+        let mut open = Open::default();
+        open.delivered(tag(1));
+        open.delivered(DeliveryTag { generation: 2, tag: 1 });
+        assert_eq!(open.settle(&tags(&[1])), Plan::default());
+        assert_eq!(open.settle(&[DeliveryTag { generation: 2, tag: 1 }]).single.len(), 1);
+        assert_eq!(open.settle(&[DeliveryTag { generation: 2, tag: 1 }]), Plan::default());
+    }
+}
