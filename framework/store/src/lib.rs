@@ -1,12 +1,16 @@
 //! The [`Store`] and [`Reader`] traits and their two implementations: [`postgres`] and [`sqlite`]. One contract
-//! suite ([`contract`]) holds for both.
+//! suite, the tests in `contract`, holds for both.
 //!
 //! The store is append-only on the hot path: one history row per decision, many decisions to a [`Batch`], one
 //! transaction to a batch. The execution's summary row is written at its start and at its end.
 
-pub mod contract;
+#[cfg(test)]
+mod contract;
+mod paging;
 pub mod postgres;
+mod slots;
 pub mod sqlite;
+mod stored;
 
 use std::{ops::Range, time::Duration};
 

@@ -1,0 +1,39 @@
+//! Where a page of a listing ends and the next one begins.
+
+use stagepost_protocol::{ExecutionId, Timestamp};
+
+use crate::{Error, ExecutionSummary, Page, Result};
+
+/// Rows that a page holds at most, whatever was asked for.
+const PAGE_ROWS_MAX: usize = 1000;
+
+/// How many rows to ask for: one more than the page holds tells whether there is another page.
+pub(crate) fn probe(limit: usize) -> i64 {
+    limit.clamp(1, PAGE_ROWS_MAX) as i64 + 1
+}
+
+/// The page of the rows that were found with [`probe`]; `key` is where the next one begins.
+pub(crate) fn page<T>(mut items: Vec<T>, limit: usize, key: impl Fn(&T) -> String) -> Page<T> {
+    let limit = limit.clamp(1, PAGE_ROWS_MAX);
+    let more = items.len() > limit;
+    items.truncate(limit);
+    Page { next: items.last().filter(|_| more).map(key), items }
+}
+
+/// The place of an execution in the listing.
+pub(crate) fn execution_key(execution: &ExecutionSummary) -> String {
+    format!("{}.{}", execution.started_at.as_millis(), execution.id)
+}
+
+/// The place that a key names; without a key, before the newest execution.
+pub(crate) fn execution_place(key: Option<&str>) -> Result<(Timestamp, Vec<u8>)> {
+    let Some(key) = key else { return Ok((Timestamp::from_millis(i64::MAX), Vec::new())) };
+    let place = key.split_once('.').and_then(|(millis, id)| {
+        let id: ExecutionId = id.parse().ok()?;
+        Some((Timestamp::from_millis(millis.parse().ok()?), id.as_bytes().to_vec()))
+    });
+    place.ok_or_else(|| Error::Database {
+        what: "list executions",
+        reason: "the page's key was not made by this store".to_owned(),
+    })
+}
