@@ -1,20 +1,53 @@
 //! Payload templates: `Parameters`, `ResultSelector`, `ItemSelector` (JSON in which a field `name.$` holds a path or
 //! an intrinsic function).
 
-use serde_json::Value;
+use std::sync::Arc;
 
-use crate::eval::{Data, EvalError};
+use serde_json::{Map, Value};
+
+use crate::{
+    eval::{Budget, Data, EvalError, check_depth},
+    intrinsic::Intrinsic,
+    path::Path,
+};
 
 /// A compiled payload template.
 #[derive(Debug, Clone)]
 pub struct Template {
-    source: Value,
+    source: Arc<Value>,
+    root: Arc<Node>,
+    /// How many paths are in it.
+    places: usize,
+}
+
+#[derive(Debug)]
+enum Node {
+    /// As it stands: nothing in it is computed.
+    Literal(Value),
+    Object(Vec<(String, Node)>),
+    Array(Vec<Node>),
+    Path {
+        /// The name with its `.$`, for the message.
+        field: String,
+        path: Path,
+    },
+    Intrinsic(Intrinsic),
 }
 
 impl Template {
-    /// Compiles a template. The errors are pairs of a JSON pointer within the template and a sentence fragment.
+    /// Compiles a template. The errors are pairs of a JSON pointer within the template, to the field that is wrong,
+    /// and a sentence fragment.
     pub fn compile(source: &Value) -> Result<Template, Vec<(String, String)>> {
-        Ok(Template { source: source.clone() })
+        let mut errors = Vec::new();
+        let root = compile(source, &mut String::new(), &mut errors);
+        if errors.is_empty() {
+            let mut paths = Vec::new();
+            root.paths(&mut paths);
+            let places = paths.len();
+            Ok(Template { source: Arc::new(source.clone()), root: Arc::new(root), places })
+        } else {
+            Err(errors)
+        }
     }
 
     /// The template as it was written.
@@ -22,9 +55,182 @@ impl Template {
         &self.source
     }
 
-    /// Fills it in.
+    /// The paths in it, those in arguments of intrinsic functions included.
+    pub fn paths(&self) -> Vec<&Path> {
+        let mut paths = Vec::new();
+        self.root.paths(&mut paths);
+        paths
+    }
+
+    /// Fills it in. A path that finds nothing fails as [`Path::select_for`], a function as [`Intrinsic::evaluate`].
     pub fn evaluate(&self, data: &Data<'_>) -> Result<Value, EvalError> {
-        let _ = data;
-        unimplemented!()
+        match &*self.root {
+            Node::Literal(value) => Ok(value.clone()),
+            node => check_depth(node.evaluate(data, &Budget::for_places(self.places))?),
+        }
+    }
+}
+
+impl Node {
+    fn evaluate(&self, data: &Data<'_>, budget: &Budget) -> Result<Value, EvalError> {
+        Ok(match self {
+            Node::Literal(value) => value.clone(),
+            Node::Path { field, path } => {
+                let value = path.select_for(data, field)?;
+                budget.charge(&value)?;
+                value.into_owned()
+            }
+            Node::Intrinsic(call) => call.evaluate_within(data, budget)?,
+            Node::Array(items) => {
+                Value::Array(items.iter().map(|n| n.evaluate(data, budget)).collect::<Result<_, _>>()?)
+            }
+            Node::Object(fields) => {
+                let mut object = Map::with_capacity(fields.len());
+                for (name, node) in fields {
+                    object.insert(name.clone(), node.evaluate(data, budget)?);
+                }
+                Value::Object(object)
+            }
+        })
+    }
+
+    fn paths<'n>(&'n self, paths: &mut Vec<&'n Path>) {
+        match self {
+            Node::Literal(_) => {}
+            Node::Path { path, .. } => paths.push(path),
+            Node::Intrinsic(call) => paths.extend(call.paths()),
+            Node::Array(items) => items.iter().for_each(|n| n.paths(paths)),
+            Node::Object(fields) => fields.iter().for_each(|(_, n)| n.paths(paths)),
+        }
+    }
+}
+
+/// `pointer` is the place of `source`; it is left as it was found.
+fn compile(source: &Value, pointer: &mut String, errors: &mut Vec<(String, String)>) -> Node {
+    let mut inner =
+        |key: &str, pointer: &mut String, make: &mut dyn FnMut(&mut String, &mut Vec<_>) -> Node| {
+            let len = pointer.len();
+            pointer.push('/');
+            pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+            let node = make(pointer, errors);
+            pointer.truncate(len);
+            node
+        };
+    match source {
+        Value::Object(fields) => {
+            let mut nodes = Vec::with_capacity(fields.len());
+            for (key, value) in fields {
+                let node = inner(key, pointer, &mut |pointer, errors| match key.strip_suffix(".$") {
+                    Some(name) => computed(key, name, value, fields, pointer, errors),
+                    None => compile(value, pointer, errors),
+                });
+                nodes.push((key.strip_suffix(".$").unwrap_or(key).to_owned(), node));
+            }
+            let literal = nodes.iter().all(|(_, n)| matches!(n, Node::Literal(_)));
+            if literal { Node::Literal(source.clone()) } else { Node::Object(nodes) }
+        }
+        Value::Array(items) => {
+            let mut nodes = Vec::with_capacity(items.len());
+            for (n, item) in items.iter().enumerate() {
+                nodes.push(inner(&n.to_string(), pointer, &mut |pointer, errors| {
+                    compile(item, pointer, errors)
+                }));
+            }
+            let literal = nodes.iter().all(|n| matches!(n, Node::Literal(_)));
+            if literal { Node::Literal(source.clone()) } else { Node::Array(nodes) }
+        }
+        other => Node::Literal(other.clone()),
+    }
+}
+
+/// A field whose name ends in `.$`.
+fn computed(
+    key: &str,
+    name: &str,
+    value: &Value,
+    siblings: &Map<String, Value>,
+    pointer: &str,
+    errors: &mut Vec<(String, String)>,
+) -> Node {
+    let compiled = match value.as_str() {
+        _ if siblings.contains_key(name) => {
+            Err(format!("the field '{name}' is given twice, as '{name}' and as '{key}'"))
+        }
+        None => Err("it must be a string that holds a path or an intrinsic function".to_owned()),
+        Some(text) if text.starts_with('$') => {
+            Path::parse(text).map(|path| Node::Path { field: key.to_owned(), path })
+        }
+        Some(text) if text.starts_with("States.") => Intrinsic::parse(text).map(Node::Intrinsic),
+        Some(_) => Err("it must start with `$` or `States.`".to_owned()),
+    };
+    compiled.unwrap_or_else(|fragment| {
+        errors.push((pointer.to_owned(), fragment));
+        Node::Literal(Value::Null)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn evaluate(template: &Value, input: &Value) -> Result<Value, EvalError> {
+        let variables = Map::new();
+        let context = json!({ "Task": { "Token": "t" } });
+        let data = Data { input, context: &context, variables: &variables, random: &|| 0 };
+        Template::compile(template).expect("valid").evaluate(&data)
+    }
+
+    #[test]
+    fn fills_in() {
+        let input = json!({ "a": 1, "b": { "c": [1, 2] } });
+        let table = [
+            (json!({ "x.$": "$.a" }), json!({ "x": 1 })),
+            (json!({ "x": "$.a" }), json!({ "x": "$.a" })),
+            (json!({ "x.$": "$" }), json!({ "x": input })),
+            (json!({ "x.$": "$$.Task.Token" }), json!({ "x": "t" })),
+            (json!({ "x": { "y.$": "$.b.c[1]", "z": [] } }), json!({ "x": { "y": 2, "z": [] } })),
+            (
+                json!({ "x": [{ "y.$": "$.a" }, "$.a", ["y.$"]] }),
+                json!({ "x": [{ "y": 1 }, "$.a", ["y.$"]] }),
+            ),
+            (json!({ "x.$": "$.b.c[*]" }), json!({ "x": [1, 2] })),
+            (json!({ "x.$": "States.ArrayLength($.b.c)" }), json!({ "x": 2 })),
+            (json!("text"), json!("text")),
+            (json!({}), json!({})),
+            (json!({ ".$": "$.a" }), json!({ "": 1 })),
+        ];
+        for (template, expected) in table {
+            assert_eq!(evaluate(&template, &input), Ok(expected), "{template}");
+        }
+    }
+
+    #[test]
+    fn a_missing_path_is_told_with_its_field() {
+        let error =
+            evaluate(&json!({ "p": { "value.$": "$.no" } }), &json!({ "n": 0 })).expect_err("missing");
+        assert_eq!(error.error, "States.Runtime");
+        assert_eq!(
+            error.cause,
+            "The JSONPath '$.no' specified for the field 'value.$' could not be found in the input '{\"n\":0}'"
+        );
+    }
+
+    #[test]
+    fn reports_everything_that_is_wrong() {
+        let template = json!({
+            "a.$": 1, "b": [{ "c/d.$": "x" }], "e.$": "$.f[", "g.$": "States.Nope()", "h": 1, "h.$": "$.a",
+        });
+        let errors = Template::compile(&template).expect_err("invalid");
+        let pointers: Vec<&str> = errors.iter().map(|(pointer, _)| pointer.as_str()).collect();
+        assert_eq!(pointers, ["/a.$", "/b/0/c~1d.$", "/e.$", "/g.$", "/h.$"]);
+    }
+
+    #[test]
+    fn what_is_copied_is_limited() {
+        let fields: Map<String, Value> = (0..200).map(|n| (format!("f{n}.$"), json!("$"))).collect();
+        let error = evaluate(&Value::Object(fields), &json!("x".repeat(256 << 10))).expect_err("too much");
+        assert_eq!(error.error, "States.DataLimitExceeded");
     }
 }
