@@ -1,17 +1,326 @@
-//! RabbitMQ against the contract, and what only RabbitMQ can meet with: cut connections. Needs `AMQP_URL`.
+//! RabbitMQ against the contract, and what only RabbitMQ can meet with: cut connections, queues that vanish,
+//! refusals. Needs `AMQP_URL`.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "these are tests")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use stagepost_broker::Broker;
-use stagepost_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+use lapin::uri::AMQPUri;
+use stagepost_broker::contract::{Fixture, PATIENCE, message, take, texts, within};
+use stagepost_broker::rabbitmq::{QueueKind, RabbitMqBroker, RabbitMqOptions};
+use stagepost_broker::{Broker, ConsumeOptions, Error, Health, QueueSpec};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+fn url() -> Option<String> {
+    let url = std::env::var("AMQP_URL").ok();
+    if url.is_none() {
+        println!("skipped: AMQP_URL is not set");
+    }
+    url
+}
+
+async fn connect_to(url: &str) -> Arc<RabbitMqBroker> {
+    within("connect", RabbitMqBroker::connect(url, RabbitMqOptions::default())).await.unwrap()
+}
 
 async fn connect() -> Option<Arc<dyn Broker>> {
-    let Ok(url) = std::env::var("AMQP_URL") else {
-        println!("skipped: AMQP_URL is not set");
-        return None;
-    };
-    Some(RabbitMqBroker::connect(&url, RabbitMqOptions::default()).await.unwrap())
+    Some(connect_to(&url()?).await)
 }
 
 stagepost_broker::contract_tests!(connect);
+
+/// Stands between lapin and the broker and cuts connections.
+struct Proxy {
+    url: String,
+    /// Counts the cuts.
+    cuts: watch::Sender<usize>,
+    /// New connections are dropped at once.
+    refuses: Arc<AtomicBool>,
+    /// Bytes that went to the broker.
+    sent: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    async fn start(url: &str) -> Proxy {
+        let mut uri: AMQPUri = url.parse().unwrap();
+        let target = (uri.authority.host.clone(), uri.authority.port);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        (uri.authority.host, uri.authority.port) =
+            ("127.0.0.1".into(), listener.local_addr().unwrap().port());
+        let cuts = watch::Sender::new(0);
+        let (refuses, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let proxy = Proxy {
+            url: uri.to_string(),
+            cuts: cuts.clone(),
+            refuses: Arc::clone(&refuses),
+            sent: Arc::clone(&sent),
+        };
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if refuses.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let (target, mut cut) = (target.clone(), cuts.subscribe());
+                let sent = Arc::clone(&sent);
+                tokio::spawn(async move {
+                    let Ok(server) = TcpStream::connect(target).await else { return };
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) = server.into_split();
+                    let there = async {
+                        let mut buffer = [0; 4096];
+                        while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+                            if to_server.write_all(&buffer[..count]).await.is_err() {
+                                return;
+                            }
+                            sent.fetch_add(count, Ordering::Relaxed);
+                        }
+                    };
+                    tokio::select! {
+                        () = there => {}
+                        _ = copy(&mut from_server, &mut to_client) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        proxy
+    }
+
+    fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Waits until so many more bytes went to the broker.
+    async fn wait_for_bytes(&self, count: usize) {
+        let goal = self.sent.load(Ordering::Relaxed) + count;
+        within("bytes", async {
+            while self.sent.load(Ordering::Relaxed) < goal {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+}
+
+fn numbers(count: usize) -> BTreeSet<String> {
+    (0..count).map(|n| n.to_string()).collect()
+}
+
+async fn wait_for_health(broker: &dyn Broker, what: &str, matches: impl FnMut(&Health) -> bool) {
+    let mut health = broker.health();
+    within(what, health.wait_for(matches)).await.unwrap();
+}
+
+/// Cuts the connections in the midst of 2,000 publishes, twice; all are confirmed and there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishing_survives_a_cut() {
+    let Some(url) = url() else { return };
+    let proxy = Proxy::start(&url).await;
+    let direct = Fixture::new(connect_to(&url).await);
+    let through = connect_to(&proxy.url).await;
+    let queue = direct.queue("cut").await;
+    let messages = (0..2000).map(|n| message(&queue, &n.to_string())).collect();
+    let cutting = async {
+        for _ in 0..2 {
+            proxy.wait_for_bytes(30_000).await;
+            proxy.cut();
+        }
+    };
+    let (published, ()) = within("publish", async { tokio::join!(through.publish(messages), cutting) }).await;
+    assert_eq!(published.len(), 2000);
+    published.into_iter().for_each(|published| published.unwrap());
+
+    let mut consumer = direct.consume(&queue, 1000).await;
+    let mut came = BTreeSet::new();
+    while came.len() < 2000 {
+        let deliveries = within("a message", consumer.next(500)).await.unwrap();
+        consumer.acker().ack_up_to(deliveries.last().unwrap().tag).await;
+        came.extend(texts(&deliveries));
+    }
+    assert_eq!(came, numbers(2000));
+    through.close().await;
+    direct.clean_up().await;
+}
+
+/// Cuts the connection of a consumer, three times; it gets everything, and acknowledges everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consuming_survives_a_cut() {
+    let Some(url) = url() else { return };
+    let proxy = Proxy::start(&url).await;
+    let direct = Fixture::new(connect_to(&url).await);
+    let through = connect_to(&proxy.url).await;
+    let queue = direct.queue("cut").await;
+    direct.publish(&queue, numbers(2000)).await;
+    let mut consumer = through.consume(&queue, ConsumeOptions { prefetch: 50 }).await.unwrap();
+    let acker = consumer.acker();
+    let mut came = BTreeSet::new();
+    let mut generations = BTreeSet::new();
+    while came.len() < 2000 {
+        let deliveries = within("a message", consumer.next(20)).await.unwrap();
+        let before = came.len() / 500;
+        came.extend(texts(&deliveries));
+        if came.len() / 500 > before && came.len() < 2000 {
+            // Nothing of this batch is acknowledged in time.
+            proxy.cut();
+            wait_for_health(&*through, "the cut is noticed", |health| *health != Health::Up).await;
+        }
+        for delivery in &deliveries {
+            generations.insert(delivery.tag.generation);
+            acker.ack(delivery.tag).await;
+        }
+    }
+    assert_eq!(came, numbers(2000));
+    assert_eq!(generations.len(), 4);
+    // What the last cut gave back is still to come.
+    let emptying = async {
+        while let Some(deliveries) = consumer.next(100).await {
+            acker.ack_up_to(deliveries.last().unwrap().tag).await;
+        }
+    };
+    tokio::select! {
+        () = emptying => panic!("the consumer goes on"),
+        () = direct.wait_for_depth(&queue, 0) => {}
+    }
+    drop(consumer);
+    direct.wait_for_depth(&queue, 0).await;
+    through.close().await;
+    direct.clean_up().await;
+}
+
+/// While the broker cannot be reached, health is down and everything waits; then it goes on. The reply queue
+/// keeps its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_waits_for_the_broker_to_come_back() {
+    let Some(url) = url() else { return };
+    let proxy = Proxy::start(&url).await;
+    let f = Fixture::new(connect_to(&proxy.url).await);
+    let queue = f.queue("away").await;
+    let (reply_to, mut replies) = f.broker.reply_queue().await.unwrap();
+    proxy.refuses.store(true, Ordering::Relaxed);
+    proxy.cut();
+    wait_for_health(&*f.broker, "down", |health| matches!(health, Health::Down(_))).await;
+    let waits = {
+        let (f, queue) = (f.clone(), queue.clone());
+        tokio::spawn(async move {
+            f.publish(&queue, ["a"]).await;
+            let mut consumer = f.consume(&queue, 1).await;
+            take(&mut *consumer, 1).await
+        })
+    };
+    let came_back = async {
+        proxy.refuses.store(false, Ordering::Relaxed);
+        wait_for_health(&*f.broker, "up", |health| *health == Health::Up).await;
+    };
+    let reply = within("the reply", async {
+        let (reply, ()) = tokio::join!(replies.next(1), async {
+            came_back.await;
+            // Published until the reply queue is there again.
+            while f.broker.publish(vec![message(&reply_to, "r")]).await[0].is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        reply.unwrap()
+    })
+    .await;
+    assert_eq!(texts(&reply), ["r"]);
+    assert_eq!(texts(&within("the consumer", waits).await.unwrap()), ["a"]);
+    f.clean_up().await;
+}
+
+/// Somebody deletes our queue: consumers and publishers declare it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_of_ours_that_vanishes_is_declared_again() {
+    let Some(url) = url() else { return };
+    let f = Fixture::new(connect_to(&url).await);
+    let vandal = connect_to(&url).await;
+    let queue = f.queue("vanishes").await;
+    vandal.delete(&queue).await.unwrap();
+    f.publish(&queue, ["a"]).await;
+    let mut consumer = f.consume(&queue, 10).await;
+    let before = take(&mut *consumer, 1).await;
+    vandal.delete(&queue).await.unwrap();
+    let (again, ()) = tokio::join!(take(&mut *consumer, 1), async {
+        f.wait_for_depth(&queue, 0).await;
+        f.publish(&queue, ["b"]).await;
+    });
+    assert_eq!(texts(&again), ["b"]);
+    assert!(again[0].tag > before[0].tag);
+    vandal.close().await;
+    f.clean_up().await;
+}
+
+/// A queue of another type that is there already is used as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_of_another_type_is_adopted() {
+    let Some(url) = url() else { return };
+    let options = RabbitMqOptions { queue_kind: QueueKind::Classic, ..RabbitMqOptions::default() };
+    let classic = Fixture::new(RabbitMqBroker::connect(&url, options).await.unwrap());
+    let quorum = connect_to(&url).await;
+    let queue = classic.queue("classic").await;
+    quorum.declare(&[QueueSpec::ours(&queue)]).await.unwrap();
+    for published in quorum.publish(vec![message(&queue, "a")]).await {
+        published.unwrap();
+    }
+    let mut consumer = quorum.consume(&queue, ConsumeOptions { prefetch: 1 }).await.unwrap();
+    assert_eq!(texts(&take(&mut *consumer, 1).await), ["a"]);
+    quorum.close().await;
+    classic.clean_up().await;
+}
+
+/// A message that the broker closes the channel for is refused; those around it arrive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_cannot_be_carried_is_refused_alone() {
+    let Some(url) = url() else { return };
+    let f = Fixture::new(connect_to(&url).await);
+    let queue = f.queue("refused").await;
+    let mut messages: Vec<_> = ["a", "long", "wide", "b"].map(|text| message(&queue, text)).into();
+    messages[1].properties.message_id = Some("x".repeat(300));
+    // More than a frame: RabbitMQ closes the connection over it.
+    messages[2].properties.headers.insert("wide".into(), "x".repeat(300_000).into());
+    let published = within("publish", f.broker.publish(messages)).await;
+    assert!(
+        matches!(&published[..], [Ok(()), Err(Error::Refused { .. }), Err(Error::Refused { .. }), Ok(())]),
+        "{published:?}"
+    );
+    let mut consumer = f.consume(&queue, 10).await;
+    let mut came = BTreeSet::new();
+    while came.len() < 2 {
+        came.extend(texts(&within("a message", consumer.next(10)).await.unwrap()));
+    }
+    assert_eq!(came, BTreeSet::from(["a".to_owned(), "b".to_owned()]));
+    f.clean_up().await;
+}
+
+/// What can never work is an error; what may work later is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connecting_tells_refusal_from_absence() {
+    let Some(url) = url() else { return };
+    let connect = async |url: &str| {
+        let connect_timeout = Some(Duration::from_millis(500));
+        let options = RabbitMqOptions { connect_timeout, ..RabbitMqOptions::default() };
+        within("connect", RabbitMqBroker::connect(url, options)).await.map(|_| ())
+    };
+    assert!(matches!(connect("http://nowhere").await, Err(Error::Url { .. })));
+    let mut uri: AMQPUri = url.parse().unwrap();
+    uri.authority.userinfo.password = "wrong".into();
+    let refused = connect(&uri.to_string()).await;
+    assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
+    let mut uri: AMQPUri = url.parse().unwrap();
+    uri.vhost = "no-such-vhost".into();
+    let refused = connect(&uri.to_string()).await;
+    assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
+    let proxy = Proxy::start(&url).await;
+    proxy.refuses.store(true, Ordering::Relaxed);
+    let absent = connect(&proxy.url).await;
+    assert!(matches!(absent, Err(Error::Unreachable { .. })), "{absent:?}");
+    let waiting = tokio::spawn({
+        let url = proxy.url.clone();
+        async move { RabbitMqBroker::connect(&url, RabbitMqOptions::default()).await.map(|_| ()) }
+    });
+    proxy.refuses.store(false, Ordering::Relaxed);
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
+}
