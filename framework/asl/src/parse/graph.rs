@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     finding::{Severity, codes},
-    node::{Findings, Node, near_match},
+    node::{CANDIDATES_MAX, Findings, Node},
 };
 use crate::model::StateIndex;
 
@@ -41,15 +41,16 @@ impl<'a> Scope<'a> {
             return Some(StateIndex(self.first + place));
         }
         let message = format!("Missing 'StartAt' target: {name}");
-        let help = self.proposal(name);
+        let help = self.proposal(findings, name);
         findings.add(Severity::Error, codes::TARGET, node.at("StartAt"), message).help = help;
         None
     }
 
-    fn proposal(&self, name: &str) -> Option<String> {
-        let names: Vec<&str> = self.names.keys().copied().collect();
+    fn proposal(&self, findings: &Findings, name: &str) -> Option<String> {
+        // One more than are looked at, so that a larger scope is told apart.
+        let names: Vec<&str> = self.names.keys().copied().take(CANDIDATES_MAX + 1).collect();
         let help = "a transition stays within its own 'States': it cannot enter or leave a branch";
-        near_match(name, &names).or_else(|| Some(help.to_owned()))
+        findings.near_match(name, &names).or_else(|| Some(help.to_owned()))
     }
 
     /// Whether the scope can end, and whether each state can be reached. A scope that cannot end is reported
@@ -108,7 +109,7 @@ impl Origin<'_, '_> {
         }
         // The service says 'Next' wherever the name stands.
         let message = format!("Missing 'Next' target: {name}");
-        let help = self.scope.proposal(name);
+        let help = self.scope.proposal(findings, name);
         findings.add(Severity::Error, codes::TARGET, node.at(field), message).help = help;
         None
     }

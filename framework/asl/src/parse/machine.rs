@@ -22,10 +22,10 @@ use crate::model::{QueryLanguage, State, StateIndex, StateMachine};
 pub fn parse(text: &str) -> Result<(StateMachine, Vec<Finding>), Vec<Finding>> {
     let mut parser = Parser::default();
     let machine = parser.document(text);
-    let findings = parser.findings;
+    let (errors, findings) = parser.findings.finish();
     match machine {
-        Some(machine) if !findings.has_errors() => Ok((machine, findings.list)),
-        _ => Err(findings.list),
+        Some(machine) if !errors => Ok((machine, findings)),
+        _ => Err(findings),
     }
 }
 
@@ -49,7 +49,7 @@ impl Parser {
         let (value, duplicates) = match json::read(text) {
             Ok(read) => read,
             Err(finding) => {
-                self.findings.list.push(finding);
+                self.findings.push(finding);
                 return None;
             }
         };
@@ -122,7 +122,11 @@ impl Parser {
         value: &'a Value,
         pointer: String,
     ) -> Option<State> {
-        let name: Arc<str> = self.name(name, &pointer, StateIndex(scope.first + place));
+        let Some(name) = self.name(name, &pointer, StateIndex(scope.first + place)) else {
+            // Everything below would be reported under that name again and again.
+            scope.incomplete = true;
+            return None;
+        };
         let Some(node) = self.findings.object(value, pointer) else {
             scope.incomplete = true;
             return None;
@@ -141,7 +145,7 @@ impl Parser {
         Some(State { name, pointer: node.pointer, comment, query_language, kind, input_path, output_path })
     }
 
-    fn name(&mut self, name: &str, pointer: &str, index: StateIndex) -> Arc<str> {
+    fn name(&mut self, name: &str, pointer: &str, index: StateIndex) -> Option<Arc<str>> {
         let chars = name.chars().count();
         if chars == 0 || chars > limits::NAME_CHARS_MAX {
             let message = format!(
@@ -149,6 +153,7 @@ impl Parser {
                 limits::NAME_CHARS_MAX
             );
             self.findings.add(Severity::Error, codes::STATE_NAME, pointer, message);
+            return None;
         }
         let name: Arc<str> = name.into();
         match self.by_name.entry(Arc::clone(&name)) {
@@ -162,7 +167,7 @@ impl Parser {
                 );
             }
         }
-        name
+        Some(name)
     }
 
     /// The language of a state, with what there is to say about it.

@@ -50,10 +50,22 @@ impl<'a> Node<'a> {
     }
 }
 
+/// Most findings that are kept, and most bytes of text in them: a hostile definition could hold tens of thousands,
+/// each under a long pointer. That there were more errors is not forgotten.
+const FINDINGS_MAX: usize = 1_000;
+const FINDINGS_BYTES_MAX: usize = 1024 * 1024;
+/// Near matches are looked for in the first findings only, and among so many candidates: they cost time.
+const PROPOSALS_MAX: usize = 50;
+pub(crate) const CANDIDATES_MAX: usize = 256;
+
 /// Collects what is found.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    pub(crate) list: Vec<Finding>,
+    list: Vec<Finding>,
+    bytes: usize,
+    errors: bool,
+    /// Takes what is not kept.
+    dropped: Option<Finding>,
 }
 
 impl Findings {
@@ -64,9 +76,40 @@ impl Findings {
         pointer: impl Into<String>,
         message: impl Into<String>,
     ) -> &mut Finding {
-        let (pointer, message) = (pointer.into(), message.into());
-        self.list.push(Finding { severity, code, pointer, message, help: None });
-        self.list.last_mut().expect("it was just pushed")
+        let finding =
+            Finding { severity, code, pointer: pointer.into(), message: message.into(), help: None };
+        self.push(finding)
+    }
+
+    pub(crate) fn push(&mut self, finding: Finding) -> &mut Finding {
+        self.errors |= finding.severity == Severity::Error;
+        self.bytes = self.bytes.saturating_add(finding.pointer.len() + finding.message.len());
+        // The first one is kept in any case: an `Err` without a finding would explain nothing.
+        if self.list.is_empty() || (self.list.len() < FINDINGS_MAX && self.bytes < FINDINGS_BYTES_MAX) {
+            self.list.push(finding);
+            return self.list.last_mut().expect("it was just pushed");
+        }
+        self.dropped.insert(finding)
+    }
+
+    /// Whether there was an error, and what was found.
+    pub(crate) fn finish(mut self) -> (bool, Vec<Finding>) {
+        // Warnings may have filled the list before the first error came.
+        if self.errors && !self.list.iter().any(|f| f.severity == Severity::Error) {
+            let message = "There are more findings than are listed, and errors among them";
+            let pointer = String::new();
+            let (severity, code, help) = (Severity::Error, codes::SCHEMA, None);
+            self.list.push(Finding { severity, code, pointer, message: message.to_owned(), help });
+        }
+        (self.errors, self.list)
+    }
+
+    /// A proposal for something misspelt.
+    pub(crate) fn near_match(&self, text: &str, allowed: &[&str]) -> Option<String> {
+        if self.list.len() > PROPOSALS_MAX || allowed.len() > CANDIDATES_MAX {
+            return None;
+        }
+        near_match(text, allowed)
     }
 
     /// An error of the code that most have.
@@ -77,10 +120,6 @@ impl Findings {
     pub(crate) fn not_supported_yet(&mut self, pointer: impl Into<String>, what: &str) {
         let message = format!("{what} not supported by this version of Stagepost");
         self.add(Severity::Error, codes::NOT_SUPPORTED_YET, pointer, message);
-    }
-
-    pub(crate) fn has_errors(&self) -> bool {
-        self.list.iter().any(|f| f.severity == Severity::Error)
     }
 
     /// The value as an object.
@@ -131,7 +170,7 @@ impl Findings {
         }
         let message =
             format!("The field '{field}' should have one of these values: [{}]", allowed.join(", "));
-        let help = near_match(text, allowed);
+        let help = self.near_match(text, allowed);
         self.schema(node.at(field), message).help = help;
         None
     }
@@ -217,7 +256,7 @@ impl Findings {
         }
     }
 
-    /// A payload template; `strict` where it must be an object.
+    /// A payload template.
     pub(crate) fn template(&mut self, node: &Node<'_>, field: &str) -> Option<Template> {
         let source = node.get(field)?;
         self.warn_about_missing_dollars(source, &mut node.at(field));
@@ -318,7 +357,7 @@ impl Findings {
                 self.schema(node.pointer.as_str(), message);
                 continue;
             }
-            let help = near_match(field, &allowed.concat());
+            let help = self.near_match(field, &allowed.concat());
             self.schema(node.pointer.as_str(), format!("Field '{field}' is not supported")).help = help;
         }
     }
@@ -334,8 +373,7 @@ fn looks_dynamic(text: &str) -> bool {
     call || text == "$" || text.starts_with("$.") || text.starts_with("$$.") || text.starts_with("$[")
 }
 
-/// A proposal for something misspelt.
-pub(crate) fn near_match(text: &str, allowed: &[&str]) -> Option<String> {
+fn near_match(text: &str, allowed: &[&str]) -> Option<String> {
     let lower = text.to_lowercase();
     let near = allowed.iter().min_by_key(|candidate| distance(&lower, &candidate.to_lowercase()))?;
     (distance(&lower, &near.to_lowercase()) <= 2).then(|| format!("did you mean '{near}'?"))

@@ -16,9 +16,7 @@ pub(super) fn parse(arn: &str) -> Result<Resource, String> {
     }
     match service {
         "lambda" => match rest.strip_prefix("function:") {
-            Some(name) if !name.is_empty() && !region.is_empty() => {
-                Ok(Resource::Lambda { arn: arn.to_owned() })
-            }
+            Some(name) if !name.is_empty() => Ok(Resource::Lambda { arn: arn.to_owned() }),
             _ => Err("a function's ARN is arn:aws:lambda:REGION:ACCOUNT:function:NAME".to_owned()),
         },
         "states" => match rest.strip_prefix("activity:") {
@@ -146,6 +144,7 @@ mod tests {
         }
         for arn in [
             "arn:aws:lambda:us-east-1:123456789012:function:f",
+            "arn:aws:lambda:::function:f",
             "arn:aws-cn:lambda:cn-north-1:123456789012:function:f:$LATEST",
         ] {
             assert_eq!(parse(arn), Ok(Resource::Lambda { arn: arn.to_owned() }));
@@ -163,7 +162,7 @@ mod tests {
             "arn:aws:states:us-east-1::activity:a",
             "arn:aws:states:us-east-1:me:activity:a",
             "arn:aws:lambda:us-east-1:123456789012:layer:f",
-            "arn:aws:lambda:::function:f",
+            "arn:aws:lambda:::function:",
             "arn:aws:s3:::bucket",
             "arn:aws:states:::dynamodb:query",
             "arn:aws:states:::sqs",

@@ -15,8 +15,8 @@ use crate::{
     choice::Rule,
     intrinsic::Intrinsic,
     model::{
-        ChoiceState, ErrorHandling, FailState, MapState, ParallelState, PassState, Resource, StateKind,
-        TaskState, Text, Transition, WaitState, WaitUntil,
+        ChoiceState, ErrorHandling, FailState, MapState, Number, ParallelState, PassState, Resource,
+        StateIndex, StateKind, TaskState, Text, Transition, WaitState, WaitUntil,
     },
     path::Path,
     template::Template,
@@ -331,7 +331,7 @@ fn map(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Opt
     let item_selector = found.template(node, "ItemSelector").or_else(|| found.template(node, "Parameters"));
     let max_concurrency = found.number(node, "MaxConcurrency", 0..=COUNT_MAX);
     let tolerated_failure_count = found.number(node, "ToleratedFailureCount", 0..=COUNT_MAX);
-    let tolerated_failure_percentage = found.number(node, "ToleratedFailurePercentage", 0..=100);
+    let tolerated_failure_percentage = tolerated_failure_percentage(found, node);
     let label = label(found, node);
     let result_selector = found.template(node, "ResultSelector");
     let result_path = found.result_path(node);
@@ -354,7 +354,7 @@ fn map(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Opt
 }
 
 /// `ItemProcessor` or `Iterator`, and what makes a Map distributed.
-fn item_processor(parser: &mut Parser, node: &Node<'_>) -> Option<crate::model::StateIndex> {
+fn item_processor(parser: &mut Parser, node: &Node<'_>) -> Option<StateIndex> {
     let field = if node.has("ItemProcessor") { "ItemProcessor" } else { "Iterator" };
     let found = &mut parser.findings;
     let processor = found.object_field(node, field);
@@ -375,6 +375,16 @@ fn item_processor(parser: &mut Parser, node: &Node<'_>) -> Option<crate::model::
         found.not_supported_yet(pointer, "Distributed Map is");
     }
     parser.scope(&processor?)
+}
+
+fn tolerated_failure_percentage(found: &mut Findings, node: &Node<'_>) -> Option<Number> {
+    const FIELD: &str = "ToleratedFailurePercentage";
+    let percentage = node.get(FIELD).and_then(Value::as_f64);
+    if percentage.is_some_and(|p| (0.0..=100.0).contains(&p) && p.fract() != 0.0) {
+        found.not_supported_yet(node.at(FIELD), "A fraction of a percent is");
+        return None;
+    }
+    found.number(node, FIELD, 0..=100)
 }
 
 fn label(found: &mut Findings, node: &Node<'_>) -> Option<String> {

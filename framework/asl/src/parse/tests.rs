@@ -58,3 +58,618 @@ fn a_machine_with_every_state_type_is_read() {
     assert_eq!(starts, ["B1", "B2"]);
     assert_eq!(machine.state_named("B2").unwrap().pointer, "/States/Parallel/Branches/1/States/B2");
 }
+
+/// Errors and warnings as `CODE pointer: message`.
+fn found(definition: &str) -> Vec<String> {
+    let findings = match parse(definition) {
+        Ok((_, warnings)) => {
+            assert!(warnings.iter().all(|f| f.severity == Severity::Warning));
+            warnings
+        }
+        Err(findings) => {
+            assert!(findings.iter().any(|f| f.severity == Severity::Error));
+            findings
+        }
+    };
+    findings.into_iter().map(|f| format!("{} {}: {}", f.code, f.pointer, f.message)).collect()
+}
+
+/// Each row: a definition, and the beginnings of what must be found, in order and completely.
+fn check(rows: &[(String, &[&str])]) {
+    for (definition, expected) in rows {
+        let found = found(definition);
+        let agree =
+            found.len() == expected.len() && found.iter().zip(*expected).all(|(f, e)| f.starts_with(e));
+        assert!(agree, "in {definition}\nfound    {found:#?}\nexpected {expected:#?}");
+    }
+}
+
+/// A machine around the states.
+fn machine(states: &str) -> String {
+    format!(r#"{{"StartAt": "S", "States": {{{states}}}}}"#)
+}
+
+/// A machine of one state.
+fn state(fields: &str) -> String {
+    machine(&format!(r#""S": {{{fields}}}"#))
+}
+
+/// A machine of one Task state.
+fn task(fields: &str) -> String {
+    state(&format!(r#""Type": "Task", "Resource": "arn:aws:states:::activity:a", "End": true, {fields}"#))
+}
+
+/// A machine of a Choice state with one rule that leads to T.
+fn rule(fields: &str) -> String {
+    machine(&format!(
+        r#""S": {{"Type": "Choice", "Choices": [{{{fields}, "Next": "T"}}]}}, "T": {{"Type": "Succeed"}}"#
+    ))
+}
+
+#[test]
+fn the_document_as_a_whole() {
+    let states = r#""States": {"S": {"Type": "Succeed"}}"#;
+    check(&[
+        (String::new(), &["SCHEMA_VALIDATION_FAILED : Definition must be a valid JSON object"]),
+        (" \n".to_owned(), &["SCHEMA_VALIDATION_FAILED : Definition must be a valid JSON object"]),
+        ("[]".to_owned(), &["SCHEMA_VALIDATION_FAILED : Definition must be a valid JSON object"]),
+        ("null".to_owned(), &["SCHEMA_VALIDATION_FAILED : Definition must be a valid JSON object"]),
+        ("not json".to_owned(), &["INVALID_JSON_DESCRIPTION : expected ident at line 1 column 2"]),
+        ("{\n \"a\": }".to_owned(), &["INVALID_JSON_DESCRIPTION : expected value at line 2 column 7"]),
+        ("{} {}".to_owned(), &["INVALID_JSON_DESCRIPTION : trailing characters at line 1 column 4"]),
+        ("{}".to_owned(), &["SCHEMA_VALIDATION_FAILED : These fields are required: [StartAt, States]"]),
+        (format!(r#"{{{states}}}"#), &["SCHEMA_VALIDATION_FAILED : These fields are required: [StartAt]"]),
+        (
+            r#"{"StartAt": "S"}"#.to_owned(),
+            &["SCHEMA_VALIDATION_FAILED : These fields are required: [States]"],
+        ),
+        (
+            r#"{"StartAt": "S", "States": {}}"#.to_owned(),
+            &["SCHEMA_VALIDATION_FAILED /States: Value cannot be empty"],
+        ),
+        (
+            r#"{"StartAt": "S", "States": []}"#.to_owned(),
+            &["SCHEMA_VALIDATION_FAILED /States: Expected value of type Object"],
+        ),
+        (
+            r#"{"StartAt": "S", "States": {"S": 1}}"#.to_owned(),
+            &["SCHEMA_VALIDATION_FAILED /States/S: Expected value of type Object"],
+        ),
+        (
+            format!(r#"{{"StartAt": 1, {states}}}"#),
+            &["SCHEMA_VALIDATION_FAILED /StartAt: Expected value of type String"],
+        ),
+        (
+            format!(r#"{{"StartAt": "X", {states}}}"#),
+            &["MISSING_TRANSITION_TARGET /StartAt: Missing 'StartAt' target: X"],
+        ),
+        (
+            format!(
+                r#"{{"StartAt": "S", "Version": "2.0", "Coment": "", "Comment": 1, "TimeoutSeconds": 0, {states}}}"#
+            ),
+            &[
+                "SCHEMA_VALIDATION_FAILED : Field 'Coment' is not supported",
+                "SCHEMA_VALIDATION_FAILED /Comment: Expected value of type String",
+                "SCHEMA_VALIDATION_FAILED /Version: The field 'Version' should have one of these values: [1.0]",
+                "SCHEMA_VALIDATION_FAILED /TimeoutSeconds: Value must be a whole number from 1 to 99999999",
+            ],
+        ),
+        (
+            format!(r#"{{"StartAt": "S", "StartAt": "S", {states}}}"#),
+            &["DUPLICATE_FIELD /StartAt: This field stands here more than once; the last one counts"],
+        ),
+    ]);
+    let findings = parse(&format!(r#"{{"StartAt": "S", "Coment": "", {states}}}"#)).unwrap_err();
+    assert_eq!(findings[0].help.as_deref(), Some("did you mean 'Comment'?"));
+}
+
+#[test]
+fn flow_between_states() {
+    let long = "n".repeat(81);
+    let at_long = format!("INVALID_STATE_NAME /States/{long}: ");
+    check(&[
+        (
+            state(r#""Type": "Pass""#),
+            &["SCHEMA_VALIDATION_FAILED /States/S: Exactly one of these fields is required: [Next, End]"],
+        ),
+        (
+            state(r#""Type": "Pass", "End": false"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S: Exactly one of these fields is required: [Next, End]"],
+        ),
+        (
+            state(r#""Type": "Pass", "Next": "S", "End": true"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S: Only one of these fields is allowed: [Next, End]"],
+        ),
+        (machine(r#""S": {"Type": "Pass", "Next": "T", "End": false}, "T": {"Type": "Succeed"}"#), &[]),
+        // A loop without a way out is reported alone, dangling targets beside it.
+        (
+            machine(r#""S": {"Type": "Pass", "Next": "S"}, "Lost": {"Type": "Pass", "Next": "S"}"#),
+            &["MISSING_END_STATE : Workflow has no terminal state"],
+        ),
+        (
+            state(r#""Type": "Pass", "Next": "Nope""#),
+            &[
+                "MISSING_TRANSITION_TARGET /States/S/Next: Missing 'Next' target: Nope",
+                "MISSING_END_STATE : Workflow has no terminal state",
+            ],
+        ),
+        (
+            machine(r#""S": {"Type": "Pass", "Next": "Nope"}, "Lost": {"Type": "Succeed"}"#),
+            &[
+                "MISSING_TRANSITION_TARGET /States/S/Next: Missing 'Next' target: Nope",
+                "MISSING_TRANSITION_TARGET /States/Lost: State \"Lost\" is not reachable.",
+            ],
+        ),
+        (
+            machine(
+                r#""S": {"Type": "Choice", "Default": "D", "Choices": [
+                    {"Variable": "$.x", "IsNull": true, "Next": "N"}, {"Variable": "$.x", "IsNull": true}]}"#,
+            ),
+            &[
+                "MISSING_TRANSITION_TARGET /States/S/Choices/0/Next: Missing 'Next' target: N",
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/1: These fields are required: [Next]",
+                "MISSING_TRANSITION_TARGET /States/S/Default: Missing 'Next' target: D",
+            ],
+        ),
+        // Transitions stay in their scope, names are unique over all of them.
+        (
+            state(
+                r#""Type": "Parallel", "End": true, "Branches": [
+                    {"StartAt": "A", "States": {"A": {"Type": "Pass", "Next": "S"}, "B": {"Type": "Succeed"}}},
+                    {"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}]"#,
+            ),
+            &[
+                "MISSING_TRANSITION_TARGET /States/S/Branches/0/States/A/Next: Missing 'Next' target: S",
+                "MISSING_TRANSITION_TARGET /States/S/Branches/0/States/B: State \"B\" is not reachable.",
+                "DUPLICATE_STATE_NAME /States/S/Branches/1/States/A: The state name 'A' appears more than once",
+            ],
+        ),
+        (machine(&format!(r#""S": {{"Type": "Succeed"}}, "{long}": {{"Type": "Succeed"}}"#)), &[&at_long]),
+        (
+            machine(r#""S": {"Type": "Pass", "Next": "a/b~c"}, "a/b~c": {"Type": "Pass"}"#),
+            &["SCHEMA_VALIDATION_FAILED /States/a~1b~0c: Exactly one of"],
+        ),
+    ]);
+}
+
+#[test]
+fn fields_of_states() {
+    check(&[
+        (state(""), &["SCHEMA_VALIDATION_FAILED /States/S: These fields are required: [Type]"]),
+        (
+            state(r#""Type": "Tsk""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Type: The field 'Type' should have one of these values: [Task, Wait, Pass, Succeed, Fail, Choice, Parallel, Map]",
+            ],
+        ),
+        (
+            state(r#""Type": "Succeed", "Parameters": {}, "TimeoutSeconds": 1, "Next": "S""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: Field 'Parameters' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S: Field 'TimeoutSeconds' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S: Field 'Next' is not supported",
+            ],
+        ),
+        (
+            state(r#""Type": "Pass", "End": true, "Retry": [], "Catch": [], "Resource": "x""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: Field 'Retry' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S: Field 'Catch' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S: Field 'Resource' is not supported",
+            ],
+        ),
+        (
+            state(r#""Type": "Pass", "End": true, "Result": {"a.$": "$.a"}"#),
+            &["PASS_RESULT_IS_STATIC /States/S/Result/a.$: "],
+        ),
+        (
+            state(
+                r#""Type": "Pass", "End": true, "Parameters": {"a": ["x", {"b": "$.b"}], "c": "States.UUID()"}"#,
+            ),
+            &["NO_DOLLAR /States/S/Parameters/a/1/b: ", "NO_DOLLAR /States/S/Parameters/c: "],
+        ),
+        (
+            state(r#""Type": "Pass", "End": true, "InputPath": 1, "OutputPath": null, "ResultPath": true"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/InputPath: Expected value of type String",
+                "SCHEMA_VALIDATION_FAILED /States/S/ResultPath: Expected value of type String",
+            ],
+        ),
+        (
+            state(r#""Type": "Wait", "End": true"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: Exactly one of these fields is required: [Seconds, SecondsPath, Timestamp, TimestampPath]",
+            ],
+        ),
+        (
+            state(r#""Type": "Wait", "End": true, "Seconds": 1, "TimestampPath": "$.t""#),
+            &["SCHEMA_VALIDATION_FAILED /States/S: Only one of these fields is allowed: [Seconds, "],
+        ),
+        (
+            state(r#""Type": "Wait", "End": true, "Seconds": -1"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Seconds: Value must be a whole number from 0 to 99999999"],
+        ),
+        (
+            state(r#""Type": "Wait", "End": true, "Timestamp": "2026-13-01T00:00:00Z""#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Timestamp: String does not match RFC3339 timestamp"],
+        ),
+        (
+            state(r#""Type": "Fail", "Error": "E", "ErrorPath": "$.e", "End": true"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: Field 'End' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S: Only one of these fields is allowed: [Error, ErrorPath]",
+            ],
+        ),
+        (
+            state(r#""Type": "Parallel", "End": true, "Branches": []"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Branches: Value cannot be empty"],
+        ),
+        (
+            state(r#""Type": "Parallel", "End": true, "Branches": [1, {"StartAt": "A"}]"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Branches/0: Expected value of type Object",
+                "SCHEMA_VALIDATION_FAILED /States/S/Branches/1: These fields are required: [States]",
+            ],
+        ),
+        (
+            state(r#""Type": "Choice""#),
+            &["SCHEMA_VALIDATION_FAILED /States/S: These fields are required: [Choices]"],
+        ),
+        (
+            state(r#""Type": "Choice", "Choices": []"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Choices: Value cannot be empty"],
+        ),
+    ]);
+}
+
+#[test]
+fn tasks() {
+    check(&[
+        (
+            state(r#""Type": "Task", "End": true"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S: These fields are required: [Resource]"],
+        ),
+        (
+            state(r#""Type": "Task", "End": true, "Resource": "arn:aws:states:::dynamodb:query""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Resource: The resource provided arn:aws:states:::dynamodb:query is not recognized.",
+            ],
+        ),
+        (
+            state(r#""Type": "Task", "End": true, "Resource": "arn:aws:states:::lamda:invoke""#),
+            &["UNKNOWN_SERVICE /States/S/Resource: "],
+        ),
+        (task(r#""TimeoutSeconds": 5.0, "HeartbeatSecondsPath": "$.h""#), &[]),
+        (
+            task(r#""TimeoutSeconds": 5, "HeartbeatSeconds": 5"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/HeartbeatSeconds: HeartbeatSeconds (5) must be smaller"],
+        ),
+        (
+            task(r#""TimeoutSeconds": 0, "HeartbeatSeconds": "1""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/TimeoutSeconds: Value must be a whole number from 1 to 99999999",
+                "SCHEMA_VALIDATION_FAILED /States/S/HeartbeatSeconds: Expected value of type Integer",
+            ],
+        ),
+        (
+            task(r#""TimeoutSeconds": 1, "TimeoutSecondsPath": "$.t""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: Only one of these fields is allowed: [TimeoutSeconds, TimeoutSecondsPath]",
+            ],
+        ),
+        (task(r#""Credentials": {"RoleArn.$": "$.role"}"#), &[]),
+        (
+            task(r#""Credentials": {}"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Credentials: The field 'RoleArn' is required but was missing",
+            ],
+        ),
+        (
+            task(r#""Credentials": {"Role": "x"}"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Credentials: Field 'Role' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S/Credentials: The field 'RoleArn' is required but was missing",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn retriers_and_catchers() {
+    check(&[
+        (task(r#""Retry": [], "Catch": []"#), &[]),
+        (task(r#""Retry": {}"#), &["SCHEMA_VALIDATION_FAILED /States/S/Retry: Expected value of type Array"]),
+        (
+            task(r#""Retry": [1, {}, {"ErrorEquals": []}, {"ErrorEquals": [1]}]"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/0: Expected value of type Object",
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/1: These fields are required: [ErrorEquals]",
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/2/ErrorEquals: Value cannot be empty",
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/3/ErrorEquals/0: Expected value of type String",
+            ],
+        ),
+        (
+            task(r#""Retry": [{"ErrorEquals": ["States.ALL"]}, {"ErrorEquals": ["A"]}]"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/0/ErrorEquals: 'States.ALL' is only allowed in the last",
+            ],
+        ),
+        (
+            task(r#""Retry": [{"ErrorEquals": ["A", "States.ALL"]}]"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Retry/0/ErrorEquals: 'States.ALL' must stand alone"],
+        ),
+        (
+            task(
+                r#""Retry": [{"ErrorEquals": ["A"], "IntervalSeconds": 0, "MaxAttempts": 100000000,
+                   "BackoffRate": 0.5, "MaxDelaySeconds": 31622401, "JitterStrategy": "SOME", "Next": "S"}]"#,
+            ),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/0: Field 'Next' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/0/IntervalSeconds: Value must be a whole number from 1",
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/0/MaxAttempts: Value must be a whole number from 0",
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/0/MaxDelaySeconds: Value must be a whole number from 1",
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/0/JitterStrategy: The field 'JitterStrategy' should",
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/0/BackoffRate: Value must be greater than or equal to 1.0",
+            ],
+        ),
+        (
+            task(r#""Retry": [{"ErrorEquals": ["A"], "IntervalSeconds": 5, "MaxDelaySeconds": 5}]"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Retry/0/MaxDelaySeconds: MaxDelaySeconds (5) must be greater",
+            ],
+        ),
+        (
+            task(
+                r#""Catch": [{"ErrorEquals": ["A"]}, {"ErrorEquals": ["B"], "Next": "X", "MaxAttempts": 1}]"#,
+            ),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Catch/0: These fields are required: [Next]",
+                "SCHEMA_VALIDATION_FAILED /States/S/Catch/1: Field 'MaxAttempts' is not supported",
+                "MISSING_TRANSITION_TARGET /States/S/Catch/1/Next: Missing 'Next' target: X",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn choice_rules() {
+    check(&[
+        (rule(r#""Variable": "$.x", "StringMatches": "a*", "Comment": "c""#), &[]),
+        (
+            rule(r#""Variable": "$.x""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0: A comparison operator, And, Or or Not is required",
+            ],
+        ),
+        (
+            rule(r#""IsNull": true"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Choices/0: These fields are required: [Variable]"],
+        ),
+        (
+            rule(r#""Variable": "$.x", "IsNull": true, "IsPresent": true"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0: Only one of these fields is allowed: [IsNull, IsPresent]",
+            ],
+        ),
+        (
+            rule(r#""Variable": "$.x", "StringEqual": "a""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0: Field 'StringEqual' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0: A comparison operator",
+            ],
+        ),
+        (
+            rule(r#""Variable": "$.x", "NumericEquals": "1""#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Choices/0/NumericEquals: Expected value of type Number"],
+        ),
+        (
+            rule(r#""Variable": "$.x", "StringEqualsPath": 1"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Choices/0/StringEqualsPath: Expected value of type String"],
+        ),
+        (
+            rule(r#""Variable": "$.x", "TimestampEquals": "today""#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Choices/0/TimestampEquals: String does not match RFC3339"],
+        ),
+        (
+            rule(r#""Variable": "$.x", "StringMatchesPath": "$.y""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0: Field 'StringMatchesPath' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0: A comparison operator",
+            ],
+        ),
+        (rule(r#""And": []"#), &["SCHEMA_VALIDATION_FAILED /States/S/Choices/0/And: Value cannot be empty"]),
+        (
+            rule(
+                r#""Or": [{"Not": {"Variable": "$.x", "IsNull": 1}}, {"Variable": "$.x", "IsNull": true, "Next": "T"}]"#,
+            ),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0/Or/0/Not/IsNull: Expected value of type Boolean",
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0/Or/1: Field 'Next' is not supported",
+            ],
+        ),
+        (
+            rule(r#""Not": {"Variable": "$.x", "IsNull": true}, "Variable": "$.x""#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Choices/0: Field 'Variable' is not supported"],
+        ),
+    ]);
+}
+
+#[test]
+fn maps() {
+    let item = r#""StartAt": "I", "States": {"I": {"Type": "Succeed"}}"#;
+    let map = |fields: &str| state(&format!(r#""Type": "Map", "End": true, {fields}"#));
+    let processed = |fields: &str| map(&format!(r#""ItemProcessor": {{{item}}}, {fields}"#));
+    check(&[
+        (map(&format!(r#""Iterator": {{{item}}}, "Parameters": {{"x.$": "$"}}"#)), &[]),
+        (
+            map(r#""ItemsPath": "$.x""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: Exactly one of these fields is required: [ItemProcessor, Iterator]",
+            ],
+        ),
+        (
+            processed(r#""Iterator": {}"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: Only one of these fields is allowed: [ItemProcessor, Iterator]",
+            ],
+        ),
+        (
+            processed(r#""ItemSelector": {}, "Parameters": {}"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: Only one of these fields is allowed: [ItemSelector, Parameters]",
+            ],
+        ),
+        (
+            processed(
+                r#""MaxConcurrencyPath": "$.n", "ToleratedFailureCount": 0, "ToleratedFailurePercentage": 100"#,
+            ),
+            &[],
+        ),
+        (
+            processed(r#""MaxConcurrency": -1, "ToleratedFailurePercentage": 101, "Label": "a b""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/MaxConcurrency: ",
+                "SCHEMA_VALIDATION_FAILED /States/S/ToleratedFailurePercentage: ",
+                "INVALID_LABEL_NAME /States/S/Label: ",
+            ],
+        ),
+        (
+            map(&format!(r#""ItemProcessor": {{"QueryLanguage": "JSONata", {item}}}"#)),
+            &["SCHEMA_VALIDATION_FAILED /States/S/ItemProcessor: Field 'QueryLanguage' is not supported"],
+        ),
+        (
+            map(&format!(r#""ItemProcessor": {{"ProcessorConfig": {{"Mode": "BATCH"}}, {item}}}"#)),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/ItemProcessor/ProcessorConfig/Mode: The field 'Mode' should",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn what_the_next_version_brings_is_named() {
+    let distributed = r#""ItemProcessor": {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"},
+        "StartAt": "I", "States": {"I": {"Type": "Succeed"}}}, "ItemReader": {}, "ResultWriter": {}"#;
+    check(&[
+        (
+            r#"{"QueryLanguage": "JSONata", "StartAt": "S", "States": {"S": {"Type": "Pass", "Output": 1, "End": true}}}"#
+                .to_owned(),
+            &["NOT_SUPPORTED_YET /QueryLanguage: JSONata is not supported by this version of Stagepost"],
+        ),
+        (
+            r#"{"QueryLanguage": "JSONata", "StartAt": "S", "States": {"S": {"Type": "Pass", "QueryLanguage": "JSONPath", "End": true}}}"#
+                .to_owned(),
+            &[
+                "NOT_SUPPORTED_YET /QueryLanguage: ",
+                "SCHEMA_VALIDATION_FAILED /States/S: 'QueryLanguage' can not be 'JSONPath' if set to 'JSONata'",
+            ],
+        ),
+        (
+            state(r#""Type": "Pass", "QueryLanguage": "JSONata", "Output": "{% 1 %}", "End": true"#),
+            &["NOT_SUPPORTED_YET /States/S/QueryLanguage: JSONata is not supported by this version of Stagepost"],
+        ),
+        (
+            state(r#""Type": "Pass", "Output": 1, "End": true"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S: The QueryLanguage is set to 'JSONPath', but field 'Output' is only supported for the 'JSONata' QueryLanguage"],
+        ),
+        (
+            state(r#""Type": "Pass", "Assign": {"x": 1}, "End": true"#),
+            &["NOT_SUPPORTED_YET /States/S/Assign: Variables (Assign) are not supported by this version of Stagepost"],
+        ),
+        (
+            state(&format!(r#""Type": "Map", "End": true, {distributed}"#)),
+            &["NOT_SUPPORTED_YET /States/S/ItemProcessor/ProcessorConfig/Mode: Distributed Map is not supported"],
+        ),
+    ]);
+}
+
+#[test]
+fn locations_are_spelled_as_in_the_services_api() {
+    let shown = |definition: &str| parse(definition).unwrap_err()[0].to_string();
+    assert_eq!(shown("{}"), "SCHEMA_VALIDATION_FAILED: These fields are required: [StartAt, States] at /");
+    assert_eq!(shown(""), "SCHEMA_VALIDATION_FAILED: Definition must be a valid JSON object at null");
+    assert_eq!(
+        shown(&state(r#""Type": "Pass", "Next": "S""#)),
+        "MISSING_END_STATE: Workflow has no terminal state at null"
+    );
+    assert_eq!(
+        shown(&rule(r#""And": [{"Variable": "$.x", "IsNull": 1}]"#)),
+        "SCHEMA_VALIDATION_FAILED: Expected value of type Boolean at /States/S/Choices[0]/And[0]/IsNull"
+    );
+    assert_eq!(
+        shown(&machine(
+            r#""S": {"Type": "Pass", "Next": "a/0"}, "a/0": {"Type": "Wait", "End": true, "Seconds": "1"}"#
+        )),
+        "SCHEMA_VALIDATION_FAILED: Expected value of type Integer at /States/a/0/Seconds"
+    );
+}
+
+#[test]
+fn express_machines_have_no_jobs_tokens_or_activities() {
+    let resource = |arn: &str| {
+        let (machine, _) =
+            parse(&state(&format!(r#""Type": "Task", "End": true, "Resource": "{arn}""#))).unwrap();
+        express_findings(&machine).into_iter().map(|f| f.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        resource("arn:aws:states:::states:startExecution.sync"),
+        [
+            "SCHEMA_VALIDATION_FAILED: Express state machine does not support '.sync' service integration at /States/S/Resource"
+        ]
+    );
+    assert_eq!(resource("arn:aws:states:::sqs:sendMessage.waitForTaskToken").len(), 1);
+    assert_eq!(resource("arn:aws:states:::activity:a").len(), 1);
+    assert_eq!(resource("arn:aws:states:::sqs:sendMessage"), [""; 0]);
+}
+
+#[test]
+fn hostile_text_is_refused_and_not_dwelt_on() {
+    let nested = |open: &str, close: &str, n: usize| {
+        state(&format!(r#""Type": "Pass", "End": true, "Result": {}1{}"#, open.repeat(n), close.repeat(n)))
+    };
+    check(&[
+        (nested("[", "]", 100_000), &["TOO_DEEPLY_NESTED : "]),
+        (nested(r#"{"a":"#, "}", 100_000), &["TOO_DEEPLY_NESTED : "]),
+        ("[".repeat(500_000), &["TOO_DEEPLY_NESTED : "]),
+        (format!("\"{}", "[".repeat(500_000)), &["INVALID_JSON_DESCRIPTION : EOF while parsing a string"]),
+        (nested("[", "]", 100), &[]),
+        (format!(r#"{{"Comment": "{}"}}"#, "x".repeat(2 << 20)), &["DEFINITION_TOO_LARGE : "]),
+        (
+            state(r#""Type": "Wait", "End": true, "Seconds": 1e999"#),
+            &["INVALID_JSON_DESCRIPTION : number out of range"],
+        ),
+        (
+            state(r#""Type": "Wait", "End": true, "Seconds": NaN"#),
+            &["INVALID_JSON_DESCRIPTION : expected value"],
+        ),
+        (
+            state(r#""Type": "Wait", "End": true, "Seconds": 123456789012345678901234567890"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Seconds: Value must be a whole number from 0"],
+        ),
+        (
+            state(r#""Type": "Wait", "End": true, "Seconds": 1e300"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Seconds: Value must be a whole number from 0"],
+        ),
+    ]);
+    // The deepest document that passes the depth check also passes the JSON reader.
+    let levels = stagepost_protocol::limits::JSON_DEPTH_MAX - 1 - 3;
+    check(&[(nested("[", "]", levels), &[]), (nested("[", "]", levels + 1), &["TOO_DEEPLY_NESTED : "])]);
+
+    // Tens of thousands of problems: what is kept is bounded, and it is still an error.
+    let dangling: Vec<String> =
+        (0..15_000).map(|i| format!(r#""s{i}": {{"Type": "Pass", "Next": "t{i}"}}"#)).collect();
+    assert_eq!(found(&machine(&dangling.join(","))).len(), 1_000);
+    let warnings: Vec<String> = (0..20_000).map(|i| format!(r#""f{i}.$": 1"#)).collect();
+    let flooded = state(&format!(r#""Type": "Pass", "Result": {{{}}}"#, warnings.join(",")));
+    assert!(parse(&flooded).is_err());
+}
+
+#[test]
+fn a_large_machine_is_read() {
+    let states: Vec<String> =
+        (0..5_000).map(|i| format!(r#""s{i}": {{"Type": "Pass", "Next": "s{}"}}"#, i + 1)).collect();
+    let text =
+        format!(r#"{{"StartAt": "s0", "States": {{{}, "s5000": {{"Type": "Succeed"}}}}}}"#, states.join(","));
+    let (machine, findings) = parse(&text).unwrap();
+    assert_eq!((machine.states.len(), findings.len()), (5_001, 0));
+}
