@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use stagepost::{
     ActivityError, Cancelled, Context, Failure, State, Worker, WorkerError, activities, activity,
 };
+use stagepost_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use stagepost_protocol::message::{HEADER_REASON, HEADER_SOURCE};
-use stagepost_protocol::{Message, Properties, ReportOutcome, Timestamp, error_names};
+use stagepost_protocol::topology::Topology;
+use stagepost_protocol::{Message, Properties, ReportOutcome, ShardId, Timestamp, error_names};
 use tokio::sync::{Notify, Semaphore};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -354,6 +356,37 @@ async fn five_thousand_tasks_come_back_once_each_in_batches() {
     assert!(c.messages * 2 <= TASKS, "results travel together: {} messages", c.messages);
     worker.stop().await.unwrap();
     assert_eq!(c.broker.depth(&c.queue("echo")).await.unwrap(), Some(0));
+}
+
+/// Needs AMQP_URL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_rabbitmq_tasks_come_back_once_each_and_nothing_is_left() {
+    const TASKS: u64 = 2_000;
+    let Ok(url) = std::env::var("AMQP_URL") else {
+        println!("skipped: AMQP_URL is not set");
+        return;
+    };
+    let prefix = format!("sdk-test-{}", std::process::id());
+    let broker = RabbitMqBroker::connect(&url, RabbitMqOptions::default()).await.unwrap();
+    let mut c = Coordinator::on(broker.clone(), Topology::new(&prefix)).await;
+    let worker = Worker::connect(&url).queue_prefix(&prefix).register(activities![echo]);
+    let worker = c.start(worker, &["echo"]).await;
+    let begun = Instant::now();
+    c.publish((0..TASKS).map(|n| c.task("echo", &n.to_string(), &n))).await;
+    let mut seen = HashSet::new();
+    for _ in 0..TASKS {
+        let (id, output) = c.ended().await;
+        assert_eq!(output, Ok(id.clone()));
+        assert!(seen.insert(id));
+    }
+    println!("{TASKS} tasks in {:?}, {} messages", begun.elapsed(), c.messages);
+    worker.stop().await.unwrap();
+    let queue = c.queue("echo");
+    assert_eq!(broker.depth(&queue).await.unwrap(), Some(0));
+    for queue in [queue, c.topology.shard(ShardId(0)), c.topology.dead_letters()] {
+        broker.delete(&queue).await.unwrap();
+    }
+    broker.close().await;
 }
 
 #[tokio::test]

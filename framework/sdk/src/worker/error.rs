@@ -36,6 +36,14 @@ pub enum WorkerError {
     /// The broker refused something for good, or its connection was closed.
     #[error("the worker cannot use the broker: {0}")]
     Broker(#[from] stagepost_broker::Error),
+    /// The API refused what a worker needs.
+    #[error("the API refused {operation}: {error}")]
+    Api {
+        /// The operation.
+        operation: &'static str,
+        /// What it said.
+        error: String,
+    },
     /// Signals cannot be waited for.
     #[error("the worker cannot wait for signals: {0}")]
     Signals(#[source] std::io::Error),

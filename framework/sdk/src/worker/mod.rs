@@ -12,8 +12,11 @@
 
 mod attempt;
 mod builder;
+mod client;
+mod connect;
 mod error;
 mod ledger;
+mod poller;
 mod queue;
 mod reporter;
 mod run;

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::builder::{Connection, Worker};
+use super::connect;
 use super::error::WorkerError;
 use super::ledger::Ledger;
 use super::queue::Queue;
@@ -95,16 +96,16 @@ pub(super) async fn until(
         }
         Connection::Url(url) => {
             let url = url.clone();
-            connected(worker, &url, shutdown, hurry).await
+            connect::run(worker, &url, shutdown, hurry).await
         }
     }
 }
 
 /// One activity of the worker and its attempts.
-type Activities = Vec<(Arc<Registration>, Arc<Ledger>)>;
+pub(super) type Activities = Vec<(Arc<Registration>, Arc<Ledger>)>;
 
 /// Works on the queues of a broker.
-async fn on_broker(
+pub(super) async fn on_broker(
     mut worker: Worker,
     broker: Arc<dyn Broker>,
     shutdown: impl Future<Output = ()>,
@@ -182,7 +183,7 @@ async fn on_broker(
 }
 
 /// Waits until a part ends, which none does by itself but by an error.
-async fn first_end<T: 'static>(
+pub(super) async fn first_end<T: 'static>(
     parts: &mut JoinSet<Result<T, WorkerError>>,
 ) -> Result<Option<T>, WorkerError> {
     match parts.join_next().await {
@@ -193,7 +194,7 @@ async fn first_end<T: 'static>(
 }
 
 /// Waits until all have ended, and returns what they leave; the first error counts.
-async fn all_ends<T: 'static>(
+pub(super) async fn all_ends<T: 'static>(
     parts: &mut JoinSet<Result<T, WorkerError>>,
 ) -> (Vec<T>, Result<(), WorkerError>) {
     let (mut left, mut ended) = (Vec::new(), Ok(()));
@@ -227,14 +228,4 @@ pub(super) async fn drain(activities: &Activities, grace: Duration, hurry: impl 
         let left: usize = activities.iter().map(|(_, ledger)| ledger.all().len()).sum();
         tracing::warn!(attempts = left, "attempts are left behind; their tasks will be delivered again");
     }
-}
-
-/// Connects to what the URL names.
-async fn connected(
-    _worker: Worker,
-    url: &str,
-    _shutdown: impl Future<Output = ()>,
-    _hurry: impl Future<Output = ()>,
-) -> Result<(), WorkerError> {
-    Err(WorkerError::Url { url: url.into(), reason: "connections by URL come with the next slice".into() })
 }

@@ -1,0 +1,274 @@
+//! Works for a server that is polled over its HTTP API: GetActivityTask for tasks, SendTaskSuccess, SendTaskFailure
+//! and SendTaskHeartbeat for what became of them.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use stagepost_protocol::message::{
+    HEADER_ATTEMPT, HEADER_DEADLINE, HEADER_EXECUTION, HEADER_HEARTBEAT, HEADER_IDEMPOTENCY_KEY, HEADER_STATE,
+};
+use stagepost_protocol::{Payload, ReportOutcome, TaskToken, Timestamp, error_names};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::attempt;
+use super::builder::Worker;
+use super::client::{CallError, Client, Polled};
+use super::error::WorkerError;
+use super::ledger::Ledger;
+use super::run::{Activities, all_ends, drain, first_end};
+use super::shared::{REPORTS_WAITING_MAX, Shared};
+use super::watch as watching;
+use crate::activity::Registration;
+use crate::context::{Attempt, Outgoing, Progress, Sink, now};
+use crate::failure::{Cancelled, Failure};
+
+/// How many long polls one activity has open at a time: two, so that a task can be fetched while another arrives.
+const POLLS: usize = 2;
+/// How many reports are on their way at a time.
+const CALLS_MAX: usize = 64;
+/// The pause before the first repetition of a call to a server that is in trouble; it doubles up to the second.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// An answer without a task that came sooner was no long poll: pause, so as not to flood the server.
+const LONG_POLL_MIN: Duration = Duration::from_millis(500);
+/// When the worker stops, reports that the server does not take are given up after so long.
+const LAST_REPORTS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Polls a server until `shutdown` completes; `hurry` cuts the grace short.
+pub(super) async fn run(
+    mut worker: Worker,
+    client: Client,
+    shutdown: impl Future<Output = ()>,
+    hurry: impl Future<Output = ()>,
+) -> Result<(), WorkerError> {
+    let mut shutdown = pin!(shutdown);
+    let (reports, outgoing) = mpsc::channel(REPORTS_WAITING_MAX);
+    let states = Arc::new(std::mem::take(&mut worker.states));
+    let shared = Arc::new(Shared { name: worker.name.clone(), states, reports });
+    let activities: Activities = worker
+        .registrations
+        .iter()
+        .map(|registration| (Arc::new(registration.clone()), Arc::new(Ledger::new(None))))
+        .collect();
+    let (stop, stopped) = watch::channel(false);
+    let mut pollers = JoinSet::new();
+    for (registration, ledger) in &activities {
+        let slots = worker.slots(registration);
+        let free = Arc::new(Semaphore::new(usize::from(slots)));
+        for _ in 0..POLLS.min(usize::from(slots)) {
+            let poller = Poller {
+                shared: Arc::clone(&shared),
+                client: client.clone(),
+                registration: Arc::clone(registration),
+                ledger: Arc::clone(ledger),
+                free: Arc::clone(&free),
+            };
+            let mut stopped = stopped.clone();
+            pollers.spawn(async move {
+                tokio::select! {
+                    biased;
+                    // A task that the server has handed out at this moment is lost to this worker; the server
+                    // notices that its answer was not taken, or the attempt times out.
+                    _ = stopped.wait_for(|stop| *stop) => Ok(()),
+                    ended = poller.run() => ended,
+                }
+            });
+        }
+    }
+    let ledgers = activities.iter().map(|(r, ledger)| (r.name, Arc::clone(ledger))).collect();
+    let reporter = tokio::spawn(report(client, ledgers, outgoing));
+    let watch = tokio::spawn(watching::run(Arc::clone(&shared), activities.clone()));
+    tracing::info!(worker = %worker.name, activities = activities.len(), "the worker polls");
+
+    let ended = tokio::select! {
+        () = &mut shutdown => Ok(()),
+        ended = first_end(&mut pollers) => ended.map(drop),
+    };
+    stop.send_replace(true);
+    let ended = ended.and(all_ends(&mut pollers).await.1);
+    drain(&activities, worker.shutdown_grace, hurry).await;
+    watch.abort();
+    shared.send(Outgoing::Stop).await;
+    let reported = reporter.await.map_err(|error| WorkerError::Internal(error.to_string()));
+    tracing::info!(worker = %worker.name, "the worker has stopped");
+    ended.and(reported)
+}
+
+/// One long poll after the other, for one activity.
+struct Poller {
+    shared: Arc<Shared>,
+    client: Client,
+    registration: Arc<Registration>,
+    ledger: Arc<Ledger>,
+    free: Arc<Semaphore>,
+}
+
+impl Poller {
+    async fn run(self) -> Result<(), WorkerError> {
+        let mut arn = self.create().await?;
+        let mut pause = PAUSE_MIN;
+        loop {
+            // Closed only together with the worker, and this task holds a handle.
+            let Ok(slot) = Arc::clone(&self.free).acquire_owned().await else { return Ok(()) };
+            let asked = Instant::now();
+            match self.client.poll(&arn, &self.shared.name).await {
+                Ok(Some(polled)) => {
+                    pause = PAUSE_MIN;
+                    match Payload::parse(&polled.input) {
+                        Ok(input) => {
+                            let attempt = Arc::new(self.attempt(&polled));
+                            attempt::begin(
+                                &self.shared,
+                                &self.ledger,
+                                &self.registration,
+                                attempt,
+                                input,
+                                slot,
+                            );
+                        }
+                        Err(error) => self.refuse(&polled, &error).await,
+                    }
+                }
+                Ok(None) if asked.elapsed() < LONG_POLL_MIN => tokio::time::sleep(LONG_POLL_MIN).await,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        activity = self.registration.name,
+                        ?pause,
+                        "polling failed, it goes on: {error}"
+                    );
+                    tokio::time::sleep(pause).await;
+                    pause = (2 * pause).min(PAUSE_MAX);
+                    if error.is(&["ActivityDoesNotExist"]) {
+                        arn = self.create().await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Registers the activity with the server, which may be there already.
+    async fn create(&self) -> Result<String, WorkerError> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.client.create_activity(self.registration.queue()).await {
+                Ok(arn) => return Ok(arn),
+                Err(error @ CallError::Refused { .. }) => {
+                    return Err(WorkerError::Api { operation: "CreateActivity", error: error.to_string() });
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        activity = self.registration.name,
+                        ?pause,
+                        "the server is waited for: {error}"
+                    );
+                    tokio::time::sleep(pause).await;
+                    pause = (2 * pause).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    fn attempt(&self, polled: &Polled) -> Attempt {
+        let text = |name: &str| polled.headers.get(name).and_then(|value| value.to_str().ok());
+        let number = |name: &str| text(name).and_then(|text| text.parse::<i64>().ok());
+        let millis = |n: i64| Duration::from_millis(u64::try_from(n).unwrap_or(0));
+        Attempt {
+            activity: self.registration.name,
+            id: polled.token.clone(),
+            token: TaskToken::from_untrusted(&polled.token),
+            number: number(HEADER_ATTEMPT).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+            execution: text(HEADER_EXECUTION).unwrap_or_default().to_owned(),
+            state: text(HEADER_STATE).unwrap_or_default().to_owned(),
+            // Without the header the attempt's own name must do: it differs between the attempts of a step.
+            idempotency_key: text(HEADER_IDEMPOTENCY_KEY).unwrap_or(&polled.token).to_owned(),
+            deadline: number(HEADER_DEADLINE).map(Timestamp::from_millis),
+            heartbeat_every: number(HEADER_HEARTBEAT).map(millis).or(self.registration.options.heartbeat),
+            reply_to: String::new(),
+            started_at: now(),
+            started: Instant::now(),
+            sink: Sink::Worker(self.shared.reports.clone()),
+            cancel: Notify::new(),
+            abort: Notify::new(),
+            progress: Mutex::new(Progress::default()),
+        }
+    }
+
+    /// Fails a task whose input is not JSON.
+    async fn refuse(&self, polled: &Polled, error: &serde_json::Error) {
+        let attempt = Arc::new(self.attempt(polled));
+        self.ledger.begin(&attempt);
+        let cause = format!("the input of the task is not JSON: {error}");
+        let failure = Failure::new(error_names::INVALID_INPUT, cause);
+        attempt::finish(&self.shared, &attempt, attempt::failed(failure)).await;
+    }
+}
+
+/// Sends reports, many at a time, until it is told to stop.
+async fn report(
+    client: Client,
+    ledgers: HashMap<&'static str, Arc<Ledger>>,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+) {
+    let mut calls = JoinSet::new();
+    while let Some(Outgoing::Report { attempt, outcome }) = outgoing.recv().await {
+        while calls.len() >= CALLS_MAX {
+            calls.join_next().await;
+        }
+        while calls.try_join_next().is_some() {}
+        let (client, ledger) = (client.clone(), ledgers.get(attempt.activity).cloned());
+        calls.spawn(async move {
+            let last = deliver(&client, &attempt, &outcome).await;
+            if let (true, Some(ledger)) = (last, ledger) {
+                ledger.end(&attempt.id);
+            }
+        });
+    }
+    let all = async { while calls.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_REPORTS_WITHIN, all).await.is_err() {
+        tracing::warn!("reports are given up: the server did not take them; their attempts will time out");
+    }
+}
+
+/// Sends one report, as often as it takes; whether it was the attempt's last one.
+async fn deliver(client: &Client, attempt: &Attempt, outcome: &ReportOutcome) -> bool {
+    let token = attempt.token.as_str();
+    let mut pause = PAUSE_MIN;
+    loop {
+        let (last, sent) = match outcome {
+            // Who polls a task has started it.
+            ReportOutcome::Started => return false,
+            ReportOutcome::Heartbeat => (false, client.heartbeat(token).await),
+            ReportOutcome::Succeeded(output) => (true, client.succeeded(token, output.as_str()).await),
+            ReportOutcome::Failed { error, cause } => {
+                (true, client.failed(token, error.as_deref(), cause.as_deref()).await)
+            }
+        };
+        match sent {
+            Ok(()) => return last,
+            Err(error @ CallError::Refused { .. }) => {
+                if error.is(&["TaskTimedOut", "TaskDoesNotExist"]) {
+                    attempt.cancel(Cancelled::Ended);
+                }
+                tracing::warn!(
+                    activity = attempt.activity, execution_arn = %attempt.execution, state = %attempt.state,
+                    "the server refused a report: {error}"
+                );
+                return last;
+            }
+            // A heartbeat is worth nothing later: the next one takes its place.
+            Err(error) if !last => {
+                tracing::warn!(activity = attempt.activity, "a heartbeat could not be sent: {error}");
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(activity = attempt.activity, ?pause, "a report is sent again: {error}");
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(PAUSE_MAX);
+            }
+        }
+    }
+}
