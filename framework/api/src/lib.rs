@@ -1,1 +1,24 @@
 //! The AWS-compatible HTTP API.
+//!
+//! ```text
+//! SDKs, CLI, boto3 ──POST /──► wire (protocol) ──► states (operations) ──► Reader: what is stored
+//!                                                                    └──► Commands: what changes executions
+//! operators ──► /healthz, /readyz, /metrics
+//! ```
+//!
+//! Reads and the registry of state machines and activities go to the store; whatever changes an execution is a
+//! request to its shard and is answered after the commit. This crate never writes executions.
+
+mod api;
+mod commands;
+mod health;
+pub mod metrics;
+mod server;
+mod states;
+mod wire;
+
+pub use api::{Api, Options};
+pub use server::{router, serve};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! Executions: start, stop, describe, list.
+
+use serde_json::{Value, json};
+use stagepost_protocol::{
+    ExecutionArn,
+    shard::{Reply, Start, Stop},
+};
+use stagepost_store::{ExecutionStatus, ExecutionSummary, ListExecutions};
+use uuid::Uuid;
+
+use super::{Answer, Context, names, state_machines};
+use crate::wire::{
+    ApiError, Code, Members, Text, json as json_text,
+    members::{ARN, CAUSE, DATA, ERROR, NAME},
+    page,
+};
+
+/// In the order of the service's messages.
+const STATUSES: &[&str] = &["SUCCEEDED", "TIMED_OUT", "PENDING_REDRIVE", "ABORTED", "FAILED", "RUNNING"];
+const TRACE_HEADER: Text = Text::new(0, 256);
+
+/// StartExecution. Answered after the commit: the execution exists and survives whatever follows.
+pub(super) async fn start(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
+    let machine_arn = m.required_text("stateMachineArn", ARN);
+    let name = m.text("name", NAME);
+    let input = m.text("input", DATA).unwrap_or("{}");
+    let trace_header = m.text("traceHeader", TRACE_HEADER);
+    m.finish()?;
+    names::state_machine(machine_arn)?;
+    name.map_or(Ok(()), names::name)?;
+    if trace_header.is_some_and(|t| !t.is_ascii()) {
+        let rule = r"Member must satisfy regular expression pattern: \p{ASCII}*";
+        let message = format!(
+            "1 validation error detected: Value at 'traceHeader' failed to satisfy constraint: {rule}"
+        );
+        return Err(ApiError::validation(message));
+    }
+    let input = json_text::payload(input, "Invalid execution input.")
+        .map_err(|e| ApiError::about(Code::InvalidExecutionInput, e))?;
+    let machine = state_machines::find(cx, machine_arn).await?;
+
+    let fresh = name.is_none();
+    let name = name.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+    let execution = machine.arn.execution(&name);
+    let start = Start {
+        execution: execution.clone(),
+        state_machine: machine.arn,
+        definition_id: machine.definition_id,
+        role_arn: machine.role_arn,
+        input,
+        trace_header: trace_header.map(str::to_owned),
+        fresh,
+    };
+    match cx.api.commands.start(start).await? {
+        Reply::Started { started_at } => Ok(json!({
+            "executionArn": execution.to_string(),
+            "startDate": started_at.as_seconds_f64(),
+        })),
+        Reply::AlreadyExists => Err(ApiError::about(Code::ExecutionAlreadyExists, execution)),
+        Reply::Refused(why) => Err(ApiError::validation(why)),
+        other => Err(unexpected("StartExecution", &other)),
+    }
+}
+
+/// StartSyncExecution: for state machines of type EXPRESS, of which there are none yet.
+pub(super) async fn start_sync(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
+    let machine_arn = m.required_text("stateMachineArn", ARN);
+    m.text("name", NAME);
+    m.text("input", DATA);
+    m.text("traceHeader", TRACE_HEADER);
+    m.one_of("includedData", &["ALL_DATA", "METADATA_ONLY"]);
+    m.finish()?;
+    state_machines::find(cx, machine_arn).await?;
+    let message = "This operation is not supported by this type of state machine";
+    Err(ApiError::new(Code::StateMachineTypeNotSupported, message))
+}
+
+/// StopExecution.
+pub(super) async fn stop(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
+    let arn = m.required_text("executionArn", ARN);
+    let error = m.text("error", ERROR).map(str::to_owned);
+    let cause = m.text("cause", CAUSE).map(str::to_owned);
+    m.finish()?;
+    let execution = names::execution(arn)?;
+    // Asked first, so that nobody can wake a shard for executions that never were.
+    find(cx, &execution).await?;
+    match cx.api.commands.stop(Stop { execution: execution.clone(), error, cause }).await? {
+        Reply::Stopped { stopped_at } => Ok(json!({ "stopDate": stopped_at.as_seconds_f64() })),
+        Reply::NotFound => Err(missing(&execution)),
+        Reply::Refused(why) => Err(ApiError::validation(why)),
+        other => Err(unexpected("StopExecution", &other)),
+    }
+}
+
+/// DescribeExecution.
+pub(super) async fn describe(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
+    let arn = m.required_text("executionArn", ARN);
+    let metadata_only = state_machines::metadata_only(&mut m);
+    m.finish()?;
+    let execution = find(cx, &names::execution(arn)?).await?;
+    let mut answer = item(&execution);
+    if let Some(trace_header) = &execution.trace_header {
+        answer["traceHeader"] = trace_header.as_str().into();
+    }
+    show_redrive(&mut answer, execution.status);
+    if metadata_only {
+        return Ok(answer);
+    }
+    let included = json!({ "included": true });
+    answer["input"] = execution.input.as_str().into();
+    answer["inputDetails"] = included.clone();
+    if let Some(output) = &execution.output {
+        answer["output"] = output.as_str().into();
+        answer["outputDetails"] = included;
+    }
+    for (name, text) in [("error", &execution.error), ("cause", &execution.cause)] {
+        if let Some(text) = text {
+            answer[name] = text.as_str().into();
+        }
+    }
+    Ok(answer)
+}
+
+fn show_redrive(answer: &mut Value, status: ExecutionStatus) {
+    match status {
+        ExecutionStatus::Failed | ExecutionStatus::Aborted | ExecutionStatus::TimedOut => {
+            answer["redriveStatus"] = "REDRIVABLE".into();
+        }
+        ExecutionStatus::Running | ExecutionStatus::Succeeded | ExecutionStatus::PendingRedrive => {
+            answer["redriveStatus"] = "NOT_REDRIVABLE".into();
+            let reason = format!("Execution is {} and cannot be redriven", status.as_str());
+            answer["redriveStatusReason"] = reason.into();
+        }
+    }
+}
+
+/// ListExecutions.
+pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
+    let machine_arn = m.text("stateMachineArn", ARN);
+    let status = m.one_of("statusFilter", STATUSES);
+    let limit = page::size(m.integer("maxResults", 0, page::PAGE_MAX));
+    let token = m.text("nextToken", Text::new(1, 3096));
+    let map_run = m.text("mapRunArn", Text::new(1, 2000));
+    let redrive = m.one_of("redriveFilter", &["REDRIVEN", "NOT_REDRIVEN"]);
+    m.finish()?;
+    let machine_arn = match (machine_arn, map_run) {
+        (Some(arn), None) => arn,
+        (None, Some(map_run)) => return Err(ApiError::about(Code::ResourceNotFound, map_run)),
+        _ => {
+            let message = "Exactly one of stateMachineArn and mapRunArn must be specified";
+            return Err(ApiError::validation(message));
+        }
+    };
+    let machine = state_machines::find(cx, machine_arn).await?;
+    let listing = format!("ListExecutions {} {}", machine.arn, status.unwrap_or(""));
+    let after = page::after(&listing, token)?;
+    // Nothing has been redriven yet.
+    if redrive == Some("REDRIVEN") {
+        return Ok(json!({ "executions": [] }));
+    }
+    let status = status.and_then(ExecutionStatus::parse);
+    let query = ListExecutions { state_machine: machine.arn, status, limit, after };
+    let found = cx.api.reader.executions(&query).await?;
+    let items: Vec<Value> = found.items.iter().map(item).collect();
+    let mut answer = json!({ "executions": items });
+    if let Some(next) = found.next {
+        answer["nextToken"] = page::token(&listing, &next).into();
+    }
+    Ok(answer)
+}
+
+/// What a listing shows of an execution.
+fn item(execution: &ExecutionSummary) -> Value {
+    let mut item = json!({
+        "executionArn": execution.arn.to_string(),
+        "stateMachineArn": execution.state_machine.to_string(),
+        "name": execution.arn.name,
+        "status": execution.status.as_str(),
+        "startDate": execution.started_at.as_seconds_f64(),
+        "redriveCount": 0,
+    });
+    if let Some(stopped_at) = execution.stopped_at {
+        item["stopDate"] = stopped_at.as_seconds_f64().into();
+    }
+    item
+}
+
+/// The summary of an execution that must be there.
+pub(super) async fn find(cx: &Context<'_>, arn: &ExecutionArn) -> Result<ExecutionSummary, ApiError> {
+    cx.api.reader.execution(arn.id()).await?.ok_or_else(|| missing(arn))
+}
+
+fn missing(arn: &ExecutionArn) -> ApiError {
+    ApiError::about(Code::ExecutionDoesNotExist, arn)
+}
+
+/// A reply that the coordinator never gives to this request.
+pub(super) fn unexpected(operation: &str, reply: &Reply) -> ApiError {
+    ApiError::internal(format!("{operation} was answered with {reply:?}"))
+}

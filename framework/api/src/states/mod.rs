@@ -1,0 +1,89 @@
+//! The operations of Step Functions, one file per family.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+use stagepost_protocol::{Namespace, Timestamp};
+
+use crate::{
+    api::Api,
+    wire::{ApiError, Members},
+};
+
+mod activities;
+mod definitions;
+mod executions;
+mod history;
+mod names;
+mod settings;
+mod state_machines;
+mod tags;
+mod tasks;
+
+/// What an operation works with.
+pub(crate) struct Context<'a> {
+    pub(crate) api: &'a Api,
+    /// Where the caller is: listings and new things are in it. Things that are named by an ARN are where it says.
+    pub(crate) namespace: Namespace,
+}
+
+type Answer = Result<Value, ApiError>;
+
+macro_rules! operations {
+    ($($name:literal => $function:path,)*) => {
+        /// The operation of that name, if it is one.
+        pub(crate) fn operation(name: &str) -> Option<&'static str> {
+            match name {
+                $($name => Some($name),)*
+                _ => None,
+            }
+        }
+
+        /// Runs an operation that [`operation`] returned.
+        pub(crate) async fn run(cx: &Context<'_>, operation: &str, members: &Map<String, Value>) -> Answer {
+            let members = Members::new(members);
+            match operation {
+                $($name => $function(cx, members).await,)*
+                other => Err(ApiError::internal(format!("'{other}' is in no table of operations"))),
+            }
+        }
+    };
+}
+
+operations! {
+    "CreateActivity" => activities::create,
+    "CreateStateMachine" => state_machines::create,
+    "DeleteActivity" => activities::delete,
+    "DeleteStateMachine" => state_machines::delete,
+    "DescribeActivity" => activities::describe,
+    "DescribeExecution" => executions::describe,
+    "DescribeStateMachine" => state_machines::describe,
+    "DescribeStateMachineForExecution" => state_machines::describe_for_execution,
+    "GetActivityTask" => tasks::get_activity_task,
+    "GetExecutionHistory" => history::get,
+    "ListActivities" => activities::list,
+    "ListExecutions" => executions::list,
+    "ListStateMachines" => state_machines::list,
+    "ListTagsForResource" => tags::list,
+    "SendTaskFailure" => tasks::send_failure,
+    "SendTaskHeartbeat" => tasks::send_heartbeat,
+    "SendTaskSuccess" => tasks::send_success,
+    "StartExecution" => executions::start,
+    "StartSyncExecution" => executions::start_sync,
+    "StopExecution" => executions::stop,
+    "TagResource" => tags::tag,
+    "UntagResource" => tags::untag,
+    "UpdateStateMachine" => state_machines::update,
+    "ValidateStateMachineDefinition" => definitions::validate,
+}
+
+/// The answer of operations that have nothing to say.
+fn nothing() -> Answer {
+    Ok(json!({}))
+}
+
+/// The time, which operations put into what they register.
+fn now() -> Timestamp {
+    let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    Timestamp::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,262 @@
+//! A store and a coordinator that keep everything in memory and decide nothing.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use stagepost_coordinator::client::ClientError;
+use stagepost_protocol::{
+    ExecutionId, Namespace, Payload, Report, StateMachineArn, TaskMessage, Timestamp,
+    shard::{Reply, Start, Stop},
+};
+use stagepost_store::{
+    ActivityRow, DefinitionRow, ExecutionStatus, ExecutionSummary, HistoryRow, ListExecutions, Page, Reader,
+    Result, StateMachineRow,
+};
+
+use crate::commands::Commands;
+
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) machines: BTreeMap<String, StateMachineRow>,
+    pub(super) definitions: BTreeMap<String, String>,
+    pub(super) activities: BTreeMap<String, ActivityRow>,
+    pub(super) executions: Vec<ExecutionSummary>,
+    pub(super) history: Vec<HistoryRow>,
+    pub(super) reports: Vec<Report>,
+    pub(super) report_reply: Option<Reply>,
+    pub(super) task: Option<TaskMessage>,
+    pub(super) down: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Memory(Mutex<Tables>);
+
+impl Memory {
+    pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap()
+    }
+}
+
+fn page<T: Clone>(all: &[(String, T)], limit: usize, after: Option<&str>) -> Page<T> {
+    let start = after.map_or(0, |a| all.iter().position(|(key, _)| key.as_str() > a).unwrap_or(all.len()));
+    let items: Vec<_> = all[start..].iter().take(limit).cloned().collect();
+    let more = start + items.len() < all.len();
+    let next = items.last().filter(|_| more).map(|(key, _)| key.clone());
+    Page { items: items.into_iter().map(|(_, row)| row).collect(), next }
+}
+
+#[async_trait]
+impl Reader for Memory {
+    async fn ping(&self) -> Result<()> {
+        match self.tables().down {
+            true => Err(stagepost_store::Error::Unavailable("connection refused".into())),
+            false => Ok(()),
+        }
+    }
+
+    async fn setting(&self, _: &str, initial: &str) -> Result<String> {
+        Ok(initial.to_owned())
+    }
+
+    async fn execution(&self, id: ExecutionId) -> Result<Option<ExecutionSummary>> {
+        Ok(self.tables().executions.iter().find(|e| e.id == id).cloned())
+    }
+
+    async fn executions(&self, query: &ListExecutions) -> Result<Page<ExecutionSummary>> {
+        let tables = self.tables();
+        let wanted = |e: &&ExecutionSummary| {
+            e.state_machine == query.state_machine && query.status.is_none_or(|s| s == e.status)
+        };
+        let all: Vec<_> = tables.executions.iter().rev().filter(wanted).cloned().collect();
+        let keyed: Vec<_> = all.into_iter().enumerate().map(|(i, e)| (format!("{i:04}"), e)).collect();
+        Ok(page(&keyed, query.limit, query.after.as_deref()))
+    }
+
+    async fn history(
+        &self,
+        id: ExecutionId,
+        from: u64,
+        descending: bool,
+        limit: usize,
+        _: usize,
+    ) -> Result<Vec<HistoryRow>> {
+        let tables = self.tables();
+        let mut rows: Vec<_> = tables.history.iter().filter(|r| r.execution == id).cloned().collect();
+        match descending {
+            true => {
+                rows.reverse();
+                rows.retain(|r| r.first_event_id <= from);
+            }
+            false => rows.retain(|r| r.last_event_id >= from),
+        }
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
+    async fn definition(&self, id: &str) -> Result<Option<DefinitionRow>> {
+        let text = self.tables().definitions.get(id).cloned();
+        Ok(text.map(|text| DefinitionRow { id: id.to_owned(), text }))
+    }
+
+    async fn create_state_machine(
+        &self,
+        row: &StateMachineRow,
+        definition: &DefinitionRow,
+    ) -> Result<Option<StateMachineRow>> {
+        let mut tables = self.tables();
+        if let Some(existing) = tables.machines.get(&row.arn.to_string()) {
+            return Ok(Some(existing.clone()));
+        }
+        tables.machines.insert(row.arn.to_string(), row.clone());
+        tables.definitions.insert(definition.id.clone(), definition.text.clone());
+        Ok(None)
+    }
+
+    async fn update_state_machine(
+        &self,
+        row: &StateMachineRow,
+        definition: Option<&DefinitionRow>,
+    ) -> Result<bool> {
+        let mut tables = self.tables();
+        if let Some(definition) = definition {
+            tables.definitions.insert(definition.id.clone(), definition.text.clone());
+        }
+        Ok(tables.machines.insert(row.arn.to_string(), row.clone()).is_some())
+    }
+
+    async fn state_machine(&self, arn: &StateMachineArn) -> Result<Option<StateMachineRow>> {
+        Ok(self.tables().machines.get(&arn.to_string()).cloned())
+    }
+
+    async fn state_machines(
+        &self,
+        namespace: &Namespace,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page<StateMachineRow>> {
+        let tables = self.tables();
+        let rows = tables.machines.values().filter(|r| r.arn.namespace == *namespace);
+        let all: Vec<_> = rows.map(|r| (r.arn.name.clone(), r.clone())).collect();
+        Ok(page(&all, limit, after))
+    }
+
+    async fn delete_state_machine(&self, arn: &StateMachineArn) -> Result<bool> {
+        Ok(self.tables().machines.remove(&arn.to_string()).is_some())
+    }
+
+    async fn create_activity(&self, row: &ActivityRow) -> Result<Option<ActivityRow>> {
+        let mut tables = self.tables();
+        let key = format!("{} {}", row.namespace, row.name);
+        if let Some(existing) = tables.activities.get(&key) {
+            return Ok(Some(existing.clone()));
+        }
+        tables.activities.insert(key, row.clone());
+        Ok(None)
+    }
+
+    async fn activity(&self, namespace: &Namespace, name: &str) -> Result<Option<ActivityRow>> {
+        Ok(self.tables().activities.get(&format!("{namespace} {name}")).cloned())
+    }
+
+    async fn activities(
+        &self,
+        namespace: &Namespace,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page<ActivityRow>> {
+        let tables = self.tables();
+        let rows = tables.activities.values().filter(|r| r.namespace == *namespace);
+        let all: Vec<_> = rows.map(|r| (r.name.clone(), r.clone())).collect();
+        Ok(page(&all, limit, after))
+    }
+
+    async fn delete_activity(&self, namespace: &Namespace, name: &str) -> Result<bool> {
+        Ok(self.tables().activities.remove(&format!("{namespace} {name}")).is_some())
+    }
+
+    fn statements_sent(&self) -> u64 {
+        0
+    }
+}
+
+#[async_trait]
+impl Commands for Memory {
+    async fn start(&self, start: Start) -> Result<Reply, ClientError> {
+        let mut tables = self.tables();
+        let started_at = Timestamp::from_millis(1_000_500 + tables.executions.len() as i64);
+        let id = start.execution.id();
+        if let Some(existing) = tables.executions.iter().find(|e| e.id == id) {
+            let same = existing.input == start.input && existing.status == ExecutionStatus::Running;
+            return Ok(if same {
+                Reply::Started { started_at: existing.started_at }
+            } else {
+                Reply::AlreadyExists
+            });
+        }
+        tables.executions.push(ExecutionSummary {
+            id,
+            arn: start.execution,
+            state_machine: start.state_machine,
+            definition_id: start.definition_id,
+            role_arn: start.role_arn,
+            status: ExecutionStatus::Running,
+            started_at,
+            stopped_at: None,
+            input: start.input,
+            output: None,
+            error: None,
+            cause: None,
+            wake_at: None,
+            trace_header: start.trace_header,
+        });
+        Ok(Reply::Started { started_at })
+    }
+
+    async fn stop(&self, stop: Stop) -> Result<Reply, ClientError> {
+        let mut tables = self.tables();
+        let id = stop.execution.id();
+        let Some(execution) = tables.executions.iter_mut().find(|e| e.id == id) else {
+            return Ok(Reply::NotFound);
+        };
+        let stopped_at = Timestamp::from_millis(2_000_250);
+        execution.status = ExecutionStatus::Aborted;
+        execution.stopped_at = Some(stopped_at);
+        (execution.error, execution.cause) = (stop.error, stop.cause);
+        Ok(Reply::Stopped { stopped_at })
+    }
+
+    async fn report(&self, report: Report) -> Result<Reply, ClientError> {
+        let mut tables = self.tables();
+        tables.reports.push(report);
+        Ok(tables.report_reply.clone().unwrap_or(Reply::Accepted))
+    }
+
+    async fn poll_activity(
+        &self,
+        _: &Namespace,
+        _: &str,
+        _: Option<&str>,
+        wait: Duration,
+    ) -> Result<Option<TaskMessage>, ClientError> {
+        let task = self.tables().task.take();
+        if task.is_none() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(task)
+    }
+}
+
+impl Memory {
+    /// Ends an execution as a coordinator would have done.
+    pub(super) fn succeed(&self, name: &str, output: &str) {
+        let mut tables = self.tables();
+        let execution = tables.executions.iter_mut().find(|e| e.arn.name == name).unwrap();
+        execution.status = ExecutionStatus::Succeeded;
+        execution.stopped_at = Some(Timestamp::from_millis(3_000_000));
+        execution.output = Some(Payload::parse(output).unwrap());
+    }
+}

@@ -1,0 +1,276 @@
+//! What operations do when nothing is wrong.
+
+use serde_json::{Value, json};
+use stagepost_protocol::{Payload, ReportOutcome, TaskMessage, TaskToken};
+
+use super::{BASE, FAIL, PASS, ROLE, Server};
+
+#[tokio::test]
+async fn a_state_machine_is_created_described_updated_listed_and_deleted() {
+    let s = Server::new();
+    let request = json!({ "name": "orders", "definition": PASS, "roleArn": ROLE, "tags": [{ "key": "a", "value": "1" }] });
+    let created = s.ok("CreateStateMachine", request.clone()).await;
+    let arn = format!("{BASE}:stateMachine:orders");
+    assert_eq!(created["stateMachineArn"], arn.as_str());
+    assert!(created["creationDate"].as_f64().unwrap() > 1.7e9);
+
+    // Idempotent; role and tags are not compared.
+    let again = json!({ "name": "orders", "definition": PASS, "roleArn": format!("{ROLE}2") });
+    assert_eq!(s.ok("CreateStateMachine", again).await, created);
+
+    let described = s.ok("DescribeStateMachine", json!({ "stateMachineArn": arn })).await;
+    assert_eq!(
+        described,
+        json!({
+            "stateMachineArn": arn, "name": "orders", "status": "ACTIVE", "definition": PASS, "roleArn": ROLE,
+            "type": "STANDARD", "creationDate": created["creationDate"],
+            "loggingConfiguration": { "level": "OFF", "includeExecutionData": false },
+            "tracingConfiguration": { "enabled": false },
+        })
+    );
+    let meta = json!({ "stateMachineArn": arn, "includedData": "METADATA_ONLY" });
+    assert_eq!(s.ok("DescribeStateMachine", meta).await["definition"], "{}");
+
+    let updated = s.ok("UpdateStateMachine", json!({ "stateMachineArn": arn, "definition": FAIL })).await;
+    let revision = updated["revisionId"].as_str().unwrap();
+    let described = s.ok("DescribeStateMachine", json!({ "stateMachineArn": arn })).await;
+    assert_eq!((&described["definition"], &described["revisionId"]), (&json!(FAIL), &json!(revision)));
+    // An update that changes nothing makes no revision; one of the role alone does.
+    let same = s.ok("UpdateStateMachine", json!({ "stateMachineArn": arn, "definition": FAIL })).await;
+    assert_eq!(same["revisionId"], revision);
+    let role = json!({ "stateMachineArn": arn, "roleArn": format!("{ROLE}2") });
+    assert_ne!(s.ok("UpdateStateMachine", role).await["revisionId"], revision);
+
+    assert_eq!(s.ok("DeleteStateMachine", json!({ "stateMachineArn": arn })).await, json!({}));
+    assert_eq!(s.ok("DeleteStateMachine", json!({ "stateMachineArn": arn })).await, json!({}));
+    assert_eq!(s.ok("ListStateMachines", json!({})).await, json!({ "stateMachines": [] }));
+}
+
+#[tokio::test]
+async fn settings_of_a_state_machine_are_kept() {
+    let s = Server::new();
+    let arn = s.machine("m").await;
+    let tracing = json!({ "stateMachineArn": arn, "tracingConfiguration": { "enabled": true } });
+    s.ok("UpdateStateMachine", tracing).await;
+    let group =
+        json!({ "cloudWatchLogsLogGroup": { "logGroupArn": "arn:aws:logs:us-east-1:0:log-group:g:*" } });
+    let logging = json!({ "level": "ALL", "includeExecutionData": true, "destinations": [group] });
+    s.ok("UpdateStateMachine", json!({ "stateMachineArn": arn, "loggingConfiguration": logging })).await;
+    let described = s.ok("DescribeStateMachine", json!({ "stateMachineArn": arn })).await;
+    assert_eq!(described["tracingConfiguration"], json!({ "enabled": true }));
+    assert_eq!(described["loggingConfiguration"], logging);
+    assert_eq!(described["definition"], PASS);
+}
+
+#[tokio::test]
+async fn an_execution_is_started_described_listed_and_stopped() {
+    let s = Server::new();
+    let machine = s.machine("m").await;
+    let request =
+        json!({ "stateMachineArn": machine, "name": "one", "input": " {\"a\": 1}", "traceHeader": "Root=1" });
+    let started = s.ok("StartExecution", request.clone()).await;
+    let arn = format!("{BASE}:execution:m:one");
+    assert_eq!(started, json!({ "executionArn": arn, "startDate": 1000.5 }));
+    assert_eq!(s.ok("StartExecution", request).await, started);
+
+    let running = s.ok("DescribeExecution", json!({ "executionArn": arn })).await;
+    assert_eq!(
+        running,
+        json!({
+            "executionArn": arn, "stateMachineArn": machine, "name": "one", "status": "RUNNING",
+            "startDate": 1000.5, "redriveCount": 0, "redriveStatus": "NOT_REDRIVABLE",
+            "redriveStatusReason": "Execution is RUNNING and cannot be redriven", "traceHeader": "Root=1",
+            "input": "{\"a\": 1}", "inputDetails": { "included": true },
+        })
+    );
+    // A running execution keeps its definition.
+    s.ok("UpdateStateMachine", json!({ "stateMachineArn": machine, "definition": FAIL })).await;
+    let described = s.ok("DescribeStateMachineForExecution", json!({ "executionArn": arn })).await;
+    assert_eq!((&described["definition"], &described["name"]), (&json!(PASS), &json!("m")));
+    assert!(described.get("revisionId").is_none());
+
+    let stop = json!({ "executionArn": arn, "error": "E", "cause": "c" });
+    assert_eq!(s.ok("StopExecution", stop).await, json!({ "stopDate": 2000.25 }));
+    let stopped = s.ok("DescribeExecution", json!({ "executionArn": arn })).await;
+    for (name, value) in [
+        ("status", json!("ABORTED")),
+        ("error", json!("E")),
+        ("cause", json!("c")),
+        ("stopDate", json!(2000.25)),
+        ("redriveStatus", json!("REDRIVABLE")),
+    ] {
+        assert_eq!(stopped[name], value, "{name}");
+    }
+
+    // Without a name it gets a UUID, without an input an empty object.
+    let unnamed = s.ok("StartExecution", json!({ "stateMachineArn": machine })).await;
+    let arn = unnamed["executionArn"].as_str().unwrap().to_owned();
+    let name = arn.rsplit_once(':').unwrap().1;
+    assert_eq!(name.len(), 36);
+    s.memory.succeed(name, "[1]");
+    let succeeded = s.ok("DescribeExecution", json!({ "executionArn": arn })).await;
+    assert_eq!(
+        (&succeeded["input"], &succeeded["output"], &succeeded["outputDetails"]),
+        (&json!("{}"), &json!("[1]"), &json!({ "included": true }))
+    );
+    let meta = json!({ "executionArn": arn, "includedData": "METADATA_ONLY" });
+    let meta = s.ok("DescribeExecution", meta).await;
+    assert!(meta.get("input").is_none() && meta.get("output").is_none());
+
+    let list = |status: Value| json!({ "stateMachineArn": machine, "statusFilter": status });
+    let listed = s.ok("ListExecutions", list("SUCCEEDED".into())).await;
+    assert_eq!(
+        listed,
+        json!({ "executions": [{
+            "executionArn": arn, "stateMachineArn": machine, "name": name, "status": "SUCCEEDED",
+            "startDate": 1000.501, "stopDate": 3000.0, "redriveCount": 0,
+        }] })
+    );
+    assert_eq!(s.ok("ListExecutions", list(Value::Null)).await["executions"].as_array().unwrap().len(), 2);
+    assert_eq!(s.ok("ListExecutions", list("RUNNING".into())).await, json!({ "executions": [] }));
+}
+
+#[tokio::test]
+async fn an_activity_is_created_polled_answered_and_deleted() {
+    let s = Server::new();
+    let arn = s.activity("charge").await;
+    assert_eq!(arn, format!("{BASE}:activity:charge"));
+    let created = s.ok("CreateActivity", json!({ "name": "charge" })).await;
+    let described = s.ok("DescribeActivity", json!({ "activityArn": arn })).await;
+    assert_eq!(
+        described,
+        json!({
+            "activityArn": arn, "name": "charge", "creationDate": created["creationDate"],
+            "encryptionConfiguration": { "type": "AWS_OWNED_KEY" },
+        })
+    );
+
+    let poll = json!({ "activityArn": arn, "workerName": "w" });
+    assert_eq!(s.ok("GetActivityTask", poll.clone()).await, json!({ "taskToken": null }));
+    s.memory.tables().task = Some(task("token-1", "{\"n\": 7}"));
+    let task = s.ok("GetActivityTask", poll).await;
+    assert_eq!(task, json!({ "taskToken": "token-1", "input": "{\"n\": 7}" }));
+
+    s.ok("SendTaskHeartbeat", json!({ "taskToken": "token-1" })).await;
+    s.ok("SendTaskSuccess", json!({ "taskToken": "token-1", "output": " [1, 2]" })).await;
+    s.ok("SendTaskFailure", json!({ "taskToken": "token-1", "error": "E" })).await;
+    let outcomes: Vec<_> = s.memory.tables().reports.drain(..).map(|r| r.outcome).collect();
+    assert_eq!(
+        outcomes,
+        [
+            ReportOutcome::Heartbeat,
+            ReportOutcome::Succeeded(Payload::parse("[1, 2]").unwrap()),
+            ReportOutcome::Failed { error: Some("E".into()), cause: None },
+        ]
+    );
+    assert_eq!(s.ok("DeleteActivity", json!({ "activityArn": arn })).await, json!({}));
+    assert_eq!(s.ok("DeleteActivity", json!({ "activityArn": arn })).await, json!({}));
+    assert_eq!(s.code("GetActivityTask", json!({ "activityArn": arn })).await, "ActivityDoesNotExist");
+}
+
+fn task(token: &str, input: &str) -> TaskMessage {
+    TaskMessage {
+        queue: "q".into(),
+        attempt_id: "a".into(),
+        token: TaskToken::from_untrusted(token),
+        attempt: 1,
+        execution: "e".into(),
+        state: "S".into(),
+        idempotency_key: "k".into(),
+        deadline: None,
+        heartbeat_millis: None,
+        input: Payload::parse(input).unwrap(),
+        reply_to: "r".into(),
+        priority: 0,
+        fairness_key: String::new(),
+        republished: false,
+        traceparent: None,
+    }
+}
+
+#[tokio::test]
+async fn pages_cover_everything_once() {
+    let s = Server::new();
+    let machine = s.machine("m0").await;
+    for i in 1..5 {
+        s.machine(&format!("m{i}")).await;
+        s.activity(&format!("a{i}")).await;
+        s.ok("StartExecution", json!({ "stateMachineArn": machine, "name": format!("e{i}") })).await;
+    }
+    let two = json!({ "maxResults": 2 });
+    let (sizes, names) = s.pages("ListStateMachines", "stateMachines", "name", two.clone()).await;
+    assert_eq!((sizes, names), (vec![2, 2, 1], ["m0", "m1", "m2", "m3", "m4"].map(Value::from).to_vec()));
+    let (sizes, names) = s.pages("ListActivities", "activities", "name", two).await;
+    assert_eq!((sizes, names), (vec![2, 2], ["a1", "a2", "a3", "a4"].map(Value::from).to_vec()));
+    let query = json!({ "stateMachineArn": machine, "maxResults": 3 });
+    let (sizes, names) = s.pages("ListExecutions", "executions", "name", query).await;
+    assert_eq!((sizes, names), (vec![3, 1], ["e4", "e3", "e2", "e1"].map(Value::from).to_vec()));
+}
+
+#[tokio::test]
+async fn a_token_of_another_listing_is_refused() {
+    let s = Server::new();
+    let (a, b) = (s.machine("a").await, s.machine("b").await);
+    for machine in [&a, &b] {
+        for _ in 0..2 {
+            s.ok("StartExecution", json!({ "stateMachineArn": machine })).await;
+        }
+    }
+    let page = s.ok("ListExecutions", json!({ "stateMachineArn": a, "maxResults": 1 })).await;
+    let query = json!({ "stateMachineArn": b, "nextToken": page["nextToken"] });
+    assert_eq!(s.code("ListExecutions", query).await, "InvalidToken");
+}
+
+#[tokio::test]
+async fn namespaces_see_only_what_is_theirs() {
+    let s = Server::new();
+    s.machine("here").await;
+    let body = json!({ "name": "there", "definition": PASS, "roleArn": ROLE });
+    let created = s.call_as("CreateStateMachine", body, "111122223333", "eu-west-1").await.unwrap();
+    assert_eq!(created["stateMachineArn"], "arn:aws:states:eu-west-1:111122223333:stateMachine:there");
+    let names = |answer: Value| answer["stateMachines"][0]["name"].clone();
+    assert_eq!(names(s.ok("ListStateMachines", json!({})).await), "here");
+    let listed = s.call_as("ListStateMachines", json!({}), "111122223333", "eu-west-1").await.unwrap();
+    assert_eq!(names(listed.clone()), "there");
+    assert_eq!(listed["stateMachines"].as_array().unwrap().len(), 1);
+    // What is named by its ARN is found wherever the caller is.
+    s.ok("StartExecution", json!({ "stateMachineArn": created["stateMachineArn"] })).await;
+}
+
+#[tokio::test]
+async fn tags_are_added_replaced_and_removed() {
+    let s = Server::new();
+    let request =
+        json!({ "name": "m", "definition": PASS, "roleArn": ROLE, "tags": [{ "key": "a", "value": "1" }] });
+    let arn = s.ok("CreateStateMachine", request).await["stateMachineArn"].clone();
+    let tags = json!([{ "key": "a", "value": "2" }, { "key": "b" }]);
+    s.ok("TagResource", json!({ "resourceArn": arn, "tags": tags })).await;
+    let listed = s.ok("ListTagsForResource", json!({ "resourceArn": arn })).await;
+    assert_eq!(listed, json!({ "tags": [{ "key": "a", "value": "2" }, { "key": "b", "value": "" }] }));
+    s.ok("UntagResource", json!({ "resourceArn": arn, "tagKeys": ["a", "none"] })).await;
+    let listed = s.ok("ListTagsForResource", json!({ "resourceArn": arn })).await;
+    assert_eq!(listed, json!({ "tags": [{ "key": "b", "value": "" }] }));
+    // Tags are no part of a revision.
+    let described = s.ok("DescribeStateMachine", json!({ "stateMachineArn": arn })).await;
+    assert!(described.get("revisionId").is_none());
+}
+
+#[tokio::test]
+async fn definitions_are_validated() {
+    let s = Server::new();
+    let validate = async |body: Value| s.ok("ValidateStateMachineDefinition", body).await;
+    let fine = json!({ "result": "OK", "diagnostics": [], "truncated": false });
+    assert_eq!(validate(json!({ "definition": PASS, "type": "EXPRESS" })).await, fine);
+    let no_start = r#"{"States":{"P":{"Type":"Pass","End":true}}}"#;
+    assert_eq!(
+        validate(json!({ "definition": no_start })).await,
+        json!({ "result": "FAIL", "truncated": false, "diagnostics": [{
+            "severity": "ERROR", "code": "SCHEMA_VALIDATION_FAILED",
+            "message": "These fields are required: [StartAt]", "location": "/",
+        }] })
+    );
+    let bad = r#"{"StartAt":"A","States":{"A":{"Type":"Pass","Next":"X"},"B":{"Type":"Pass","Next":"Y"},"C":{"Type":"Pass","Next":"Z"}}}"#;
+    let answer = validate(json!({ "definition": bad, "maxResults": 2 })).await;
+    assert_eq!((answer["diagnostics"].as_array().unwrap().len(), &answer["truncated"]), (2, &json!(true)));
+    assert_eq!(validate(json!({ "definition": "not a definition" })).await["result"], "FAIL");
+}

@@ -1,0 +1,103 @@
+//! One request from its headers to its answer.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE},
+    response::Response,
+};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use stagepost_protocol::limits;
+
+use super::{ApiError, Code, authorization};
+use crate::{
+    api::Api,
+    states::{self, Context},
+};
+
+const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+const JSON_1_0: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
+/// What stands before the operation in the target.
+const STEP_FUNCTIONS: &str = "AWSStepFunctions";
+
+/// Answers `POST /`.
+pub(crate) async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let started = Instant::now();
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let (parts, body) = request.into_parts();
+    let target = parts.headers.get(TARGET).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let operation = operation(target);
+    let result = match operation {
+        Some(operation) => run(&api, operation, &parts.headers, body).await,
+        None => Err(unknown(target)),
+    };
+    let code = result.as_ref().map_or_else(|e| e.code.as_str(), |_| "OK");
+    let name = operation.unwrap_or("unknown");
+    api.requests.count(name, code, started.elapsed());
+    tracing::debug!(operation = name, code, request_id, "request");
+    respond(result, &request_id)
+}
+
+fn operation(target: &str) -> Option<&'static str> {
+    let (service, name) = target.split_once('.')?;
+    (service == STEP_FUNCTIONS).then(|| states::operation(name)).flatten()
+}
+
+fn unknown(target: &str) -> ApiError {
+    let message = if target.is_empty() {
+        format!(
+            "The request has no X-Amz-Target header; send for instance {STEP_FUNCTIONS}.ListStateMachines."
+        )
+    } else {
+        let shown: String = target.chars().take(200).collect();
+        format!("The operation {shown} is not supported.")
+    };
+    ApiError::new(Code::UnknownOperationException, message)
+}
+
+async fn run(api: &Api, operation: &'static str, headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
+    // What fails here but the size is a client that went away and reads no answer.
+    let body = to_bytes(body, limits::REQUEST_BYTES_MAX).await.map_err(|_| {
+        let max = limits::REQUEST_BYTES_MAX;
+        let message = format!("The request's body has more than {max} bytes.");
+        ApiError::new(Code::RequestEntityTooLargeException, message)
+    })?;
+    let members = members(&body)?;
+    let namespace = authorization::namespace(headers, &api.options.namespace);
+    states::run(&Context { api, namespace }, operation, &members).await
+}
+
+fn members(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
+    let error = |message: String| ApiError::new(Code::SerializationException, message);
+    if body.is_empty() {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) => Err(error("The request's body is not a JSON object.".into())),
+        Err(e) => Err(error(format!("The request's body is not JSON: {e}."))),
+    }
+}
+
+fn respond(result: Result<Value, ApiError>, request_id: &str) -> Response {
+    let (status, body, error_type) = match result {
+        Ok(value) => (StatusCode::OK, value, None),
+        Err(error) => (error.code.status(), error.body(), Some(error.code.as_str())),
+    };
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON_1_0);
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if let Some(error_type) = error_type {
+        headers.insert(ERROR_TYPE, HeaderValue::from_static(error_type));
+    }
+    response
+}
