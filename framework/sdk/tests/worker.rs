@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{Coordinator, until};
 use serde::{Deserialize, Serialize};
 use stagepost::{
-    ActivityError, Cancelled, Context, Failure, State, Worker, WorkerError, activities, activity,
+    ActivityError, Broker, Cancelled, Context, Failure, State, Worker, WorkerError, activities, activity,
 };
 use stagepost_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use stagepost_protocol::message::{HEADER_REASON, HEADER_SOURCE};
