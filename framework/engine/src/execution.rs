@@ -1,13 +1,17 @@
-//! The state of an execution.
+//! An execution: what the shell holds, feeds and stores.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use stagepost_asl::StateMachine;
-use stagepost_protocol::{ExecutionArn, Payload, StateMachineArn, Timestamp};
+use stagepost_protocol::{ExecutionArn, ExecutionId, Payload, StateMachineArn, Timestamp};
 
 use crate::{
     command::{Applied, Command, Env, Input, Outcome},
+    decide,
     history::HistoryEvent,
+    live::Live,
+    states,
 };
 
 /// What an execution was started with; kept by the store beside its history.
@@ -26,7 +30,7 @@ pub struct Origin {
 }
 
 /// How an execution ended.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum End {
     /// With this output.
     Succeeded(Payload),
@@ -59,17 +63,37 @@ pub struct ReplayError {
 }
 
 /// A running (or just ended) execution.
-#[derive(Debug)]
 pub struct Execution {
     origin: Origin,
+    id: ExecutionId,
     definition: Arc<StateMachine>,
+    pub(crate) live: Live,
+}
+
+impl fmt::Debug for Execution {
+    /// Without the definition, which is large and shared.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Execution").field("id", &self.id).field("live", &self.live).finish_non_exhaustive()
+    }
+}
+
+/// Two executions are equal when they behave alike from here on.
+impl PartialEq for Execution {
+    fn eq(&self, other: &Execution) -> bool {
+        self.origin == other.origin && self.live == other.live
+    }
 }
 
 impl Execution {
+    fn new(origin: Origin, definition: Arc<StateMachine>, live: Live) -> Execution {
+        Execution { id: origin.arn.id(), origin, definition, live }
+    }
+
     /// Starts an execution.
     pub fn start(origin: Origin, definition: Arc<StateMachine>, env: &Env<'_>) -> (Execution, Applied) {
-        let _ = (origin, definition, env);
-        unimplemented!()
+        let mut execution = Execution::new(origin, definition, Live::new());
+        let applied = decide::start(&mut execution, env);
+        (execution, applied)
     }
 
     /// The state after these events.
@@ -78,13 +102,19 @@ impl Execution {
         definition: Arc<StateMachine>,
         events: impl IntoIterator<Item = &'a HistoryEvent>,
     ) -> Result<Execution, ReplayError> {
-        let _ = (origin, definition, events.into_iter().count());
-        unimplemented!()
+        let mut execution = Execution::new(origin, definition, Live::new());
+        for event in events {
+            execution.evolve(event)?;
+        }
+        if execution.last_event_id() == 0 {
+            return Err(ReplayError { event_id: 0, reason: "the history is empty".to_owned() });
+        }
+        Ok(execution)
     }
 
     /// The state as a text, for [`Execution::restore`].
     pub fn snapshot(&self) -> String {
-        unimplemented!()
+        serde_json::to_string(&self.live).expect("the state has only keys that JSON can write")
     }
 
     /// The state that [`Execution::snapshot`] wrote.
@@ -93,25 +123,33 @@ impl Execution {
         definition: Arc<StateMachine>,
         snapshot: &str,
     ) -> Result<Execution, ReplayError> {
-        let _ = (origin, definition, snapshot);
-        unimplemented!()
+        let mut live: Live = serde_json::from_str(snapshot)
+            .map_err(|e| ReplayError { event_id: 0, reason: format!("the snapshot cannot be read: {e}") })?;
+        if let Some(reason) = live.misfit(&definition) {
+            return Err(ReplayError { event_id: live.last_event_id, reason });
+        }
+        live.index_all();
+        Ok(Execution::new(origin, definition, live))
     }
 
     /// Decides what `input` leads to, and evolves by it.
     pub fn decide(&mut self, input: Input, env: &Env<'_>) -> Outcome {
-        let _ = (input, env);
-        unimplemented!()
+        decide::decide(self, input, env)
     }
 
     /// Changes the state by one event. Evaluates nothing.
     pub fn evolve(&mut self, event: &HistoryEvent) -> Result<(), ReplayError> {
-        let _ = event;
-        unimplemented!()
+        self.live.evolve(&self.definition, event).map_err(|reason| ReplayError { event_id: event.id, reason })
     }
 
     /// What it was started with.
     pub fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// Its id, a function of its ARN.
+    pub fn id(&self) -> ExecutionId {
+        self.id
     }
 
     /// What it runs.
@@ -121,28 +159,35 @@ impl Execution {
 
     /// The id of its newest event.
     pub fn last_event_id(&self) -> u64 {
-        unimplemented!()
+        self.live.last_event_id
     }
 
     /// How it ended, and when; `None` while it runs.
     pub fn end(&self) -> Option<(&End, Timestamp)> {
-        unimplemented!()
+        self.live.end.as_ref().map(|(end, at)| (end, *at))
     }
 
-    /// When it must be woken at the latest: the earliest of all waits, timeouts, heartbeats and retries.
+    /// When it must be woken at the latest: the earliest of all waits, timeouts, heartbeats and retries. May be now: a
+    /// decision of very many events stops and goes on with the next [`Input::Wake`].
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        unimplemented!()
+        self.live.first_deadline().map(|deadline| deadline.at)
     }
 
     /// The commands of everything that is scheduled and not ended, to carry out again after a crash or a loss of
     /// the broker's messages.
     pub fn pending(&self, env: &Env<'_>) -> Vec<Command> {
-        let _ = env;
-        unimplemented!()
+        let open = self.live.open_attempts();
+        open.into_iter().filter_map(|(_, scope)| states::task::command(self, scope, env)).collect()
     }
 
     /// About how much memory it takes, in bytes. Cheap: kept up to date, not computed.
     pub fn approximate_bytes(&self) -> usize {
-        unimplemented!()
+        512 + self.origin.input.len() + self.live.bytes()
+    }
+
+    /// What must hold between two decisions; the error says what does not. Costs as much as the execution is large:
+    /// for tests and for histories that were just loaded.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        self.live.check()
     }
 }

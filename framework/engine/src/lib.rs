@@ -10,8 +10,13 @@
 //! state that decided them.
 
 pub mod command;
+mod context;
+mod dataflow;
+mod decide;
 pub mod execution;
 pub mod history;
+mod live;
+mod states;
 
 pub use command::{Applied, Command, Dispatch, Env, Ignored, Input, Outcome, Send};
 pub use execution::{End, Execution, Origin, ReplayError};

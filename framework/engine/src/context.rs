@@ -1,0 +1,137 @@
+//! The context object, `$$`, built where somebody looks at it.
+
+use serde_json::{Map, Value, json};
+use stagepost_asl::StateKind;
+use stagepost_protocol::{Payload, TaskToken};
+
+use crate::{
+    execution::Execution,
+    live::{Scope, Step},
+};
+
+/// How much of the context object an expression can see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// Nothing: it does not name `$$`.
+    Nothing,
+    /// All but the execution's input, which may be large.
+    WithoutInput,
+    /// All.
+    All,
+}
+
+impl Need {
+    /// What the source text of an expression needs; too much rather than too little.
+    pub(crate) fn of_source(source: &str) -> Need {
+        const SMALL: [&str; 6] =
+            [".State", ".Task", ".Map", ".Execution.Id", ".Execution.Name", ".Execution.StartTime"];
+        let mut rest = source;
+        let mut need = Need::Nothing;
+        while let Some(at) = rest.find("$$") {
+            rest = &rest[at + 2..];
+            if !SMALL.iter().any(|small| rest.starts_with(small)) {
+                return Need::All;
+            }
+            need = Need::WithoutInput;
+        }
+        need
+    }
+
+    /// What a payload template needs.
+    pub(crate) fn of_template(source: &Value) -> Need {
+        match source {
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(name, value)| match value {
+                    Value::String(text) if name.ends_with(".$") => Need::of_source(text),
+                    _ => Need::of_template(value),
+                })
+                .max()
+                .unwrap_or(Need::Nothing),
+            Value::Array(elements) => elements.iter().map(Need::of_template).max().unwrap_or(Need::Nothing),
+            _ => Need::Nothing,
+        }
+    }
+}
+
+/// What the context object shows besides the execution and its state.
+#[derive(Default)]
+pub(crate) struct Extras<'a> {
+    /// The token of the attempt that is about to be scheduled.
+    pub(crate) token: Option<TaskToken>,
+    /// The item of the iteration, with its place.
+    pub(crate) item: Option<(u32, &'a Payload)>,
+}
+
+/// The context object.
+pub(crate) fn build(execution: &Execution, step: Option<&Step>, extras: &Extras<'_>, need: Need) -> Value {
+    if need == Need::Nothing {
+        return Value::Null;
+    }
+    let origin = execution.origin();
+    let mut about = Map::new();
+    about.insert("Id".into(), origin.arn.to_string().into());
+    if need == Need::All {
+        about.insert("Input".into(), origin.input.to_value());
+    }
+    about.insert("StartTime".into(), origin.started_at.to_string().into());
+    about.insert("Name".into(), origin.arn.name.as_str().into());
+    about.insert("RoleArn".into(), origin.role_arn.as_str().into());
+    about.insert("RedriveCount".into(), 0.into());
+    let machine = &origin.state_machine;
+    let mut context = Map::new();
+    context.insert("Execution".into(), about.into());
+    context
+        .insert("StateMachine".into(), json!({ "Id": machine.to_string(), "Name": machine.name.as_str() }));
+    if let Some(step) = step {
+        let state = execution.definition().state(step.state());
+        let mut shown = Map::new();
+        shown.insert("Name".into(), (*state.name).into());
+        shown.insert("EnteredTime".into(), step.entered_at.to_string().into());
+        if matches!(state.kind, StateKind::Task(_) | StateKind::Parallel(_) | StateKind::Map(_)) {
+            shown.insert("RetryCount".into(), step.retries().into());
+        }
+        context.insert("State".into(), shown.into());
+    }
+    if let Some(token) = &extras.token {
+        context.insert("Task".into(), json!({ "Token": token.as_str() }));
+    }
+    if let Some((index, value)) = extras.item {
+        context.insert("Map".into(), json!({ "Item": { "Index": index, "Value": value.to_value() } }));
+    }
+    context.into()
+}
+
+/// The nearest scope from `scope` upwards that is an iteration, as the scope of its Map state and the item's place.
+pub(crate) fn iteration(execution: &Execution, scope: &Scope) -> Option<(u32, u32)> {
+    let (mut parent, mut index) = (scope.parent?, scope.index);
+    loop {
+        let above = execution.live.scope(parent)?;
+        if above.children()?.is_map {
+            return Some((parent, index));
+        }
+        (parent, index) = (above.parent?, above.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expression_gets_as_much_of_the_context_object_as_it_names() {
+        for (source, need) in [
+            ("$.a", Need::Nothing),
+            ("$$", Need::All),
+            ("$$.Execution", Need::All),
+            ("$$.Execution.Input.a", Need::All),
+            ("$$.Execution.Id", Need::WithoutInput),
+            ("States.Format('{}', $$.Task.Token)", Need::WithoutInput),
+            ("States.Format('{}{}', $$.State.Name, $$['Execution'])", Need::All),
+        ] {
+            assert_eq!(Need::of_source(source), need, "{source}");
+        }
+        let template = json!({ "a": "$$", "b": [{ "c.$": "$$.Map.Item.Index" }] });
+        assert_eq!(Need::of_template(&template), Need::WithoutInput);
+    }
+}

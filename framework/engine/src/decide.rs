@@ -1,0 +1,486 @@
+//! From an input to the events that it leads to.
+//!
+//! A decision runs every scope that can go on until it waits: for an attempt, for time, or for its branches. Whatever
+//! happens is an event first, and changes the execution only by that event.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use stagepost_asl::{
+    ErrorHandling, State, StateIndex, StateKind, StateMachine, Transition,
+    retry::{self, Handling},
+};
+use stagepost_protocol::{Payload, ReportOutcome, Timestamp, error_names, limits};
+
+use crate::{
+    command::{Applied, Command, Env, Ignored, Input, Outcome},
+    dataflow::{Doc, Evaluation},
+    execution::Execution,
+    history::{EventKind, Failure, HistoryEvent, ScopeId, StateType, TOP_LEVEL},
+    live::{Current, DeadlineKind, Phase, Scope, Step},
+    states,
+};
+
+/// A decision that has made so many events stops and leaves the rest to the next wake-up, which is due at once: an
+/// endless loop of states that do not wait must not stop everything else.
+const DECISION_EVENTS_MAX: usize = 4096;
+
+/// Starts an execution.
+pub(crate) fn start(execution: &mut Execution, env: &Env<'_>) -> Applied {
+    let definition = Arc::clone(execution.definition());
+    let (input, role_arn) = (execution.origin().input.clone(), execution.origin().role_arn.as_str().into());
+    let mut decider = Decider::new(execution, &definition, env);
+    decider.emit(TOP_LEVEL, 0, EventKind::ExecutionStarted { input: input.clone(), role_arn });
+    decider.run(Some(Ready::Enter { scope: TOP_LEVEL, state: definition.start_at, input }));
+    decider.applied
+}
+
+/// Decides what an input leads to.
+pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> Outcome {
+    if execution.end().is_some() {
+        return Outcome::Ignored(Ignored::Ended);
+    }
+    let definition = Arc::clone(execution.definition());
+    let mut decider = Decider::new(execution, &definition, env);
+    let ignored = match input {
+        Input::Report { event_id, worker, started_at, outcome } => {
+            decider.report(event_id, worker, started_at, outcome)
+        }
+        Input::Wake => decider.wake(),
+        Input::Stop { error, cause } => {
+            decider.emit(TOP_LEVEL, 0, EventKind::ExecutionAborted(Failure { error, cause }));
+            None
+        }
+    };
+    match ignored {
+        Some(ignored) => Outcome::Ignored(ignored),
+        None => Outcome::Applied(decider.applied),
+    }
+}
+
+/// What a scope does next, within this decision.
+pub(crate) enum Ready {
+    /// Enter a state.
+    Enter { scope: ScopeId, state: StateIndex, input: Payload },
+    /// Try the state again.
+    Retry { scope: ScopeId },
+}
+
+/// Why a state failed.
+#[derive(Debug, Clone)]
+pub(crate) struct StateFailure {
+    pub(crate) failure: Failure,
+    /// The name that Retry and Catch match, where it is another than the one that is shown.
+    matched: Option<&'static str>,
+}
+
+impl StateFailure {
+    pub(crate) fn new(error: &str, cause: String) -> StateFailure {
+        Failure { error: Some(error.to_owned()), cause: Some(cause) }.into()
+    }
+
+    /// An attempt that took too long or was silent for too long. The service records both as `States.Timeout`.
+    fn timeout(heartbeat: bool) -> StateFailure {
+        StateFailure {
+            failure: Failure { error: Some(error_names::TIMEOUT.to_owned()), cause: None },
+            matched: heartbeat.then_some(error_names::HEARTBEAT_TIMEOUT),
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.matched.or(self.failure.error.as_deref()).unwrap_or("")
+    }
+
+    /// `{"Error": …, "Cause": …}`, as a catcher gets it.
+    pub(crate) fn output(&self) -> Doc {
+        let Failure { error, cause } = &self.failure;
+        Doc::Parsed(serde_json::json!({ "Error": error, "Cause": cause }))
+    }
+}
+
+impl From<Failure> for StateFailure {
+    fn from(failure: Failure) -> StateFailure {
+        StateFailure { failure, matched: None }
+    }
+}
+
+/// One decision under way.
+pub(crate) struct Decider<'d> {
+    pub(crate) execution: &'d mut Execution,
+    pub(crate) definition: &'d StateMachine,
+    pub(crate) env: &'d Env<'d>,
+    applied: Applied,
+    /// Scopes that can go on besides the one that runs.
+    ready: VecDeque<Ready>,
+}
+
+impl<'d> Decider<'d> {
+    fn new(execution: &'d mut Execution, definition: &'d StateMachine, env: &'d Env<'d>) -> Decider<'d> {
+        Decider { execution, definition, env, applied: Applied::default(), ready: VecDeque::new() }
+    }
+
+    /// The time of the next event: now, but never before the last event.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.env.now.max(self.execution.live.last_at)
+    }
+
+    pub(crate) fn emit(&mut self, scope: ScopeId, previous_id: u64, kind: EventKind) -> u64 {
+        self.emit_at(self.now(), scope, previous_id, kind)
+    }
+
+    fn emit_at(&mut self, at: Timestamp, scope: ScopeId, previous_id: u64, kind: EventKind) -> u64 {
+        let id = self.execution.last_event_id() + u64::from(!kind.is_hidden());
+        let event = HistoryEvent { id, previous_id, at, scope, kind };
+        self.execution.evolve(&event).expect("a decision makes events that follow from its state");
+        self.applied.events.push(event);
+        id
+    }
+
+    /// Emits an event that follows the scope's own last one.
+    pub(crate) fn emit_next(&mut self, scope: ScopeId, kind: EventKind) -> u64 {
+        self.emit(scope, self.scope(scope).chain, kind)
+    }
+
+    pub(crate) fn command(&mut self, command: Command) {
+        self.applied.commands.push(command);
+    }
+
+    pub(crate) fn go_on_later(&mut self, ready: Ready) {
+        self.ready.push_back(ready);
+    }
+
+    pub(crate) fn scope(&self, scope: ScopeId) -> &Scope {
+        self.execution.live.scope(scope).expect("a decision looks only at scopes that are open")
+    }
+
+    pub(crate) fn step(&self, scope: ScopeId) -> &Step {
+        self.scope(scope).step().expect("a decision looks only at scopes that are in a state")
+    }
+
+    pub(crate) fn state(&self, scope: ScopeId) -> &'d State {
+        self.definition.state(self.step(scope).state())
+    }
+
+    pub(crate) fn evaluation(&self, scope: ScopeId) -> Evaluation<'_> {
+        Evaluation::new(self.execution, scope, self.step(scope), self.state(scope), self.env)
+    }
+
+    /// So many events that the decision should stop.
+    pub(crate) fn is_long(&self) -> bool {
+        self.applied.events.len() >= DECISION_EVENTS_MAX
+    }
+
+    /// Runs everything that can go on.
+    fn run(&mut self, first: Option<Ready>) {
+        self.ready.extend(first);
+        while let Some(ready) = self.ready.pop_front() {
+            let mut next = Some(ready);
+            while let Some(ready) = next {
+                next = self.advance(ready);
+            }
+        }
+    }
+
+    fn advance(&mut self, ready: Ready) -> Option<Ready> {
+        let (Ready::Enter { scope, .. } | Ready::Retry { scope }) = ready;
+        // A scope that was ready is gone when another branch failed meanwhile, or the execution ended.
+        self.execution.live.scope(scope)?;
+        if self.execution.last_event_id() >= limits::HISTORY_EVENTS_MAX {
+            return self.end_long_history(scope);
+        }
+        match ready {
+            Ready::Enter { scope, state, input } if self.is_long() => {
+                let name = Arc::clone(&self.definition.state(state).name);
+                let chain = self.scope(scope).chain;
+                self.emit(scope, chain, EventKind::Yielded { name, input });
+                None
+            }
+            Ready::Enter { scope, state, input } => self.enter(scope, state, input),
+            Ready::Retry { scope } => self.begin(scope),
+        }
+    }
+
+    fn end_long_history(&mut self, scope: ScopeId) -> Option<Ready> {
+        let max = limits::HISTORY_EVENTS_MAX;
+        let failure = Failure {
+            error: Some(error_names::RUNTIME.to_owned()),
+            cause: Some(format!("The execution reached the maximum number of history events ({max}).")),
+        };
+        self.emit(TOP_LEVEL, self.scope(scope).chain, EventKind::ExecutionFailed(failure));
+        None
+    }
+
+    fn enter(&mut self, scope: ScopeId, state: StateIndex, input: Payload) -> Option<Ready> {
+        let state = self.definition.state(state);
+        let entered = EventKind::StateEntered {
+            state_type: StateType::of(&state.kind),
+            name: Arc::clone(&state.name),
+            input,
+        };
+        self.emit_next(scope, entered);
+        self.begin(scope)
+    }
+
+    /// Does the work of the state that the scope is in, or begins it.
+    fn begin(&mut self, scope: ScopeId) -> Option<Ready> {
+        match &self.state(scope).kind {
+            StateKind::Task(task) => states::task::begin(self, scope, task),
+            StateKind::Pass(pass) => states::pass::run(self, scope, pass),
+            StateKind::Choice(choice) => states::choice::run(self, scope, choice),
+            StateKind::Wait(wait) => states::wait::begin(self, scope, wait),
+            StateKind::Succeed => states::succeed::run(self, scope),
+            StateKind::Fail(fail) => states::fail::run(self, scope, fail),
+            StateKind::Parallel(parallel) => states::parallel::begin(self, scope, parallel),
+            StateKind::Map(map) => states::map::begin(self, scope, map),
+        }
+    }
+
+    /// Leaves the state with its output, or fails with what kept it from having one.
+    pub(crate) fn conclude(
+        &mut self,
+        scope: ScopeId,
+        output: Result<Payload, StateFailure>,
+        transition: Transition,
+    ) -> Option<Ready> {
+        match output {
+            Ok(output) => self.leave(scope, output, transition),
+            Err(failure) => self.fail(scope, failure),
+        }
+    }
+
+    pub(crate) fn leave(&mut self, scope: ScopeId, output: Payload, transition: Transition) -> Option<Ready> {
+        let state = self.state(scope);
+        let parent = self.scope(scope).parent;
+        let exited = EventKind::StateExited {
+            state_type: StateType::of(&state.kind),
+            name: Arc::clone(&state.name),
+            output: output.clone(),
+            last: transition == Transition::End,
+        };
+        self.emit_next(scope, exited);
+        match (transition, parent) {
+            (Transition::Next(state), _) => Some(Ready::Enter { scope, state, input: output }),
+            (Transition::End, None) => {
+                self.emit_next(scope, EventKind::ExecutionSucceeded { output });
+                None
+            }
+            (Transition::End, Some(parent)) => match &self.state(parent).kind {
+                StateKind::Map(map) => states::map::iteration_succeeded(self, parent, scope, map),
+                StateKind::Parallel(parallel) => states::parallel::branch_succeeded(self, parent, parallel),
+                _ => None,
+            },
+        }
+    }
+
+    /// The state of a scope failed, after the scope's last event.
+    pub(crate) fn fail(&mut self, scope: ScopeId, failure: StateFailure) -> Option<Ready> {
+        let chain = self.scope(scope).chain;
+        self.fail_after(scope, chain, failure)
+    }
+
+    /// The state of a scope failed, after the event `chain`: Retry, Catch, or the scope fails with it.
+    pub(crate) fn fail_after(&mut self, scope: ScopeId, chain: u64, failure: StateFailure) -> Option<Ready> {
+        let none = ErrorHandling::default();
+        let (errors, closing) = match &self.state(scope).kind {
+            StateKind::Task(task) => (&task.errors, None),
+            StateKind::Parallel(parallel) => (&parallel.errors, Some(EventKind::ParallelStateFailed)),
+            StateKind::Map(map) => (&map.errors, Some(EventKind::MapStateFailed)),
+            _ => (&none, None),
+        };
+        // Only a state whose branches or iterations have begun closes them.
+        let closing = closing.filter(|_| self.scope(scope).children().is_some());
+        let random = fraction((self.env.random)());
+        match retry::handle(errors, failure.name(), &self.step(scope).used, random) {
+            Handling::Retry { retrier, delay_seconds } => {
+                let due = self.now().plus_seconds_f64(delay_seconds);
+                let retrier = u32::try_from(retrier).unwrap_or(u32::MAX);
+                self.emit(scope, chain, EventKind::RetryScheduled { retrier, due });
+                None
+            }
+            Handling::Catch(catcher) => {
+                if let Some(closing) = closing {
+                    self.emit(scope, chain, closing);
+                }
+                let evaluation = self.evaluation(scope);
+                let output = evaluation
+                    .place(failure.output(), &catcher.result_path)
+                    .and_then(|doc| evaluation.bounded(doc));
+                match output {
+                    Ok(output) => self.leave(scope, output, Transition::Next(catcher.next)),
+                    Err(failure) => self.fail_scope(scope, failure),
+                }
+            }
+            Handling::Fail => {
+                if let Some(closing) = closing {
+                    self.emit(scope, chain, closing);
+                }
+                self.fail_scope(scope, failure)
+            }
+        }
+    }
+
+    fn fail_scope(&mut self, scope: ScopeId, failure: StateFailure) -> Option<Ready> {
+        let Some(parent) = self.scope(scope).parent else {
+            self.emit_next(scope, EventKind::ExecutionFailed(failure.failure));
+            return None;
+        };
+        match &self.state(parent).kind {
+            StateKind::Map(map) => states::map::iteration_failed(self, parent, scope, map, failure),
+            StateKind::Parallel(_) => states::parallel::branch_failed(self, parent, scope, failure),
+            _ => None,
+        }
+    }
+
+    fn report(
+        &mut self,
+        event_id: u64,
+        worker: Option<String>,
+        started_at: Option<Timestamp>,
+        outcome: ReportOutcome,
+    ) -> Option<Ignored> {
+        let Some(scope) = self.execution.live.scope_of_attempt(event_id) else {
+            let known = event_id >= 1 && event_id <= self.execution.last_event_id();
+            return Some(if known { Ignored::AttemptClosed } else { Ignored::UnknownAttempt });
+        };
+        let StateKind::Task(task) = &self.state(scope).kind else { return Some(Ignored::UnknownAttempt) };
+        let attempt = self.scope(scope).attempt()?;
+        let (started, heartbeats) = (attempt.started, attempt.heartbeat_millis.is_some());
+        if !started {
+            // Timestamps do not go backwards, whatever the worker's clock says.
+            let at = started_at.map_or(self.now(), |at| at.clamp(self.execution.live.last_at, self.now()));
+            let chain = self.scope(scope).chain;
+            self.emit_at(at, scope, chain, EventKind::ActivityStarted { worker_name: worker });
+        }
+        match outcome {
+            ReportOutcome::Started if started => Some(Ignored::AlreadyStarted),
+            ReportOutcome::Started => None,
+            ReportOutcome::Heartbeat if started && !heartbeats => Some(Ignored::AlreadyStarted),
+            ReportOutcome::Heartbeat => {
+                if started {
+                    self.emit_next(scope, EventKind::HeartbeatReceived);
+                }
+                None
+            }
+            ReportOutcome::Succeeded(output) => {
+                let next = states::task::succeeded(self, scope, task, output);
+                self.run(next);
+                None
+            }
+            ReportOutcome::Failed { error, cause } => {
+                let next = states::task::failed(self, scope, task, Failure { error, cause });
+                self.run(next);
+                None
+            }
+        }
+    }
+
+    fn wake(&mut self) -> Option<Ignored> {
+        while let Some(deadline) = self.execution.live.first_deadline() {
+            if deadline.at > self.env.now || self.is_long() {
+                break;
+            }
+            let before = self.applied.events.len();
+            let next = self.due(deadline.scope, deadline.kind);
+            self.run(next);
+            if self.applied.events.len() == before {
+                // Cannot be: whatever is due leads to an event that moves it. But never spin.
+                break;
+            }
+        }
+        self.applied.events.is_empty().then_some(Ignored::NothingDue)
+    }
+
+    fn due(&mut self, scope: ScopeId, kind: DeadlineKind) -> Option<Ready> {
+        match kind {
+            DeadlineKind::Execution => {
+                self.emit(TOP_LEVEL, 0, EventKind::ExecutionTimedOut(Failure::default()));
+                None
+            }
+            DeadlineKind::Wait => match &self.state(scope).kind {
+                StateKind::Wait(wait) => states::wait::elapsed(self, scope, wait),
+                _ => None,
+            },
+            DeadlineKind::Retry => Some(Ready::Retry { scope }),
+            DeadlineKind::Timeout | DeadlineKind::Heartbeat => match &self.state(scope).kind {
+                StateKind::Task(task) => {
+                    let failure = StateFailure::timeout(kind == DeadlineKind::Heartbeat);
+                    states::task::timed_out(self, scope, task, failure)
+                }
+                _ => None,
+            },
+            DeadlineKind::Enter => match &self.scope(scope).current {
+                Current::ToEnter { state, input, .. } => {
+                    Some(Ready::Enter { scope, state: StateIndex(*state), input: input.clone() })
+                }
+                Current::Between | Current::In(_) | Current::Done => None,
+            },
+            DeadlineKind::Iterate => match &self.state(scope).kind {
+                StateKind::Map(map) => states::map::start_iterations(self, scope, map),
+                _ => None,
+            },
+        }
+    }
+
+    /// Says of the state that a scope is in, and of all that runs below it, that it was aborted; after the event
+    /// `chain`. The scope itself is closed by another event.
+    pub(crate) fn abort_state(&mut self, scope: ScopeId, chain: u64) {
+        let Some(step) = self.scope(scope).step() else { return };
+        let state_type = StateType::of(&self.definition.state(step.state()).kind);
+        let announced = match &step.phase {
+            Phase::Children(_) => {
+                self.abort_children(scope, chain);
+                true
+            }
+            Phase::Deciding | Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => {
+                // The API has no such event for the other types, and a Parallel or Map state that failed has said so.
+                matches!(state_type, StateType::Task | StateType::Wait)
+            }
+        };
+        if announced {
+            let parent = self.scope(scope).parent.unwrap_or(TOP_LEVEL);
+            self.emit(parent, chain, EventKind::StateAborted { state_type });
+        }
+    }
+
+    /// Aborts the branches or iterations of a scope's state, after the event `chain`.
+    pub(crate) fn abort_children(&mut self, scope: ScopeId, chain: u64) {
+        let Some(children) = self.scope(scope).children() else { return };
+        let open: Vec<_> = children.open.iter().copied().collect();
+        let name = Arc::clone(&self.state(scope).name);
+        let is_map = children.is_map;
+        for child in open {
+            if is_map {
+                let index = self.scope(child).index;
+                let state = self.aborted_below(child);
+                let aborted = EventKind::MapIterationAborted { name: Arc::clone(&name), index };
+                if let Some(nested) = state.nested {
+                    self.abort_children(nested, chain);
+                }
+                self.emit(child, chain, aborted);
+                if let Some(state_type) = state.announced {
+                    self.emit(scope, chain, EventKind::StateAborted { state_type });
+                }
+            } else {
+                self.abort_state(child, chain);
+            }
+        }
+    }
+
+    fn aborted_below(&self, scope: ScopeId) -> Aborted {
+        let Some(step) = self.scope(scope).step() else { return Aborted { nested: None, announced: None } };
+        let state_type = StateType::of(&self.definition.state(step.state()).kind);
+        let nested = matches!(step.phase, Phase::Children(_)).then_some(scope);
+        let shown = nested.is_some() || matches!(state_type, StateType::Task | StateType::Wait);
+        Aborted { nested, announced: shown.then_some(state_type) }
+    }
+}
+
+/// What an aborted iteration leaves to say.
+struct Aborted {
+    nested: Option<ScopeId>,
+    announced: Option<StateType>,
+}
+
+/// A number of 64 random bits as one in `0.0..1.0`.
+fn fraction(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}

@@ -1,0 +1,338 @@
+//! The events of a history: AWS's, with what replay needs besides.
+
+mod codec;
+mod describe;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use stagepost_asl::StateKind;
+use stagepost_protocol::{Payload, Timestamp};
+
+pub use codec::{decode, encode};
+pub use describe::{describe, type_name};
+
+/// A scope of an execution: the top level is 0, every Parallel branch and Map iteration has its own, numbered in
+/// the order in which they begin.
+pub type ScopeId = u32;
+
+/// The scope of the top level.
+pub const TOP_LEVEL: ScopeId = 0;
+
+/// One event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryEvent {
+    /// Counts from 1. A hidden note has the id of the visible event before it.
+    pub id: u64,
+    /// The event that led to it.
+    pub previous_id: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Where it happened. Hidden.
+    pub scope: ScopeId,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// The type of a state, as event types are named after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the variants are the state types")]
+pub enum StateType {
+    Task,
+    Pass,
+    Choice,
+    Wait,
+    Succeed,
+    Fail,
+    Parallel,
+    Map,
+}
+
+impl StateType {
+    /// In the order of their numbers in stored histories: append only.
+    pub(crate) const ALL: [StateType; 8] = [
+        StateType::Task,
+        StateType::Pass,
+        StateType::Choice,
+        StateType::Wait,
+        StateType::Succeed,
+        StateType::Fail,
+        StateType::Parallel,
+        StateType::Map,
+    ];
+
+    /// The type of a state.
+    pub const fn of(kind: &StateKind) -> StateType {
+        match kind {
+            StateKind::Task(_) => StateType::Task,
+            StateKind::Pass(_) => StateType::Pass,
+            StateKind::Choice(_) => StateType::Choice,
+            StateKind::Wait(_) => StateType::Wait,
+            StateKind::Succeed => StateType::Succeed,
+            StateKind::Fail(_) => StateType::Fail,
+            StateKind::Parallel(_) => StateType::Parallel,
+            StateKind::Map(_) => StateType::Map,
+        }
+    }
+
+    /// As in the definition's `Type` field.
+    pub const fn name(self) -> &'static str {
+        match self {
+            StateType::Task => "Task",
+            StateType::Pass => "Pass",
+            StateType::Choice => "Choice",
+            StateType::Wait => "Wait",
+            StateType::Succeed => "Succeed",
+            StateType::Fail => "Fail",
+            StateType::Parallel => "Parallel",
+            StateType::Map => "Map",
+        }
+    }
+}
+
+/// What a service integration calls, as its events name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// For instance `sqs`.
+    pub resource_type: Arc<str>,
+    /// For instance `sendMessage.waitForTaskToken`.
+    pub resource: Arc<str>,
+}
+
+/// An error and its cause, both of which may be absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Failure {
+    /// Its name, which Retry and Catch match.
+    pub error: Option<String>,
+    /// For people.
+    pub cause: Option<String>,
+}
+
+/// What happened. The engine's own notes are among them; they are not shown.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The execution began.
+    ExecutionStarted {
+        /// Its input.
+        input: Payload,
+        /// Its role.
+        role_arn: Arc<str>,
+    },
+    /// It ended well.
+    ExecutionSucceeded {
+        /// Its output.
+        output: Payload,
+    },
+    /// It failed.
+    ExecutionFailed(Failure),
+    /// It took longer than the definition allows.
+    ExecutionTimedOut(Failure),
+    /// It was stopped.
+    ExecutionAborted(Failure),
+    /// `TaskStateEntered` and its siblings.
+    StateEntered {
+        /// The type of the state.
+        state_type: StateType,
+        /// Its name.
+        name: Arc<str>,
+        /// Its input.
+        input: Payload,
+    },
+    /// `TaskStateExited` and its siblings.
+    StateExited {
+        /// The type of the state.
+        state_type: StateType,
+        /// Its name.
+        name: Arc<str>,
+        /// Its output.
+        output: Payload,
+        /// It was the last state of its scope. Hidden.
+        last: bool,
+    },
+    /// `TaskStateAborted` and its siblings: another branch failed.
+    StateAborted {
+        /// The type of the state.
+        state_type: StateType,
+    },
+    /// An attempt of an activity began to wait for a worker.
+    ActivityScheduled {
+        /// The ARN of the activity.
+        resource: Arc<str>,
+        /// The input of the activity.
+        input: Payload,
+        /// How long it may take.
+        timeout_seconds: Option<u64>,
+        /// How often it must report.
+        heartbeat_seconds: Option<u64>,
+    },
+    /// A worker took it.
+    ActivityStarted {
+        /// Which, if it said so.
+        worker_name: Option<String>,
+    },
+    /// It succeeded.
+    ActivitySucceeded {
+        /// Its output.
+        output: Payload,
+    },
+    /// It failed.
+    ActivityFailed(Failure),
+    /// It took too long, or its heartbeats stopped.
+    ActivityTimedOut(Failure),
+    /// A call of a Lambda function was scheduled.
+    LambdaFunctionScheduled {
+        /// The ARN of the function.
+        resource: Arc<str>,
+        /// Its input.
+        input: Payload,
+        /// How long it may take.
+        timeout_seconds: Option<u64>,
+    },
+    /// It began.
+    LambdaFunctionStarted,
+    /// It succeeded.
+    LambdaFunctionSucceeded {
+        /// Its output.
+        output: Payload,
+    },
+    /// It failed.
+    LambdaFunctionFailed(Failure),
+    /// It took too long.
+    LambdaFunctionTimedOut(Failure),
+    /// A call of a service was scheduled.
+    TaskScheduled {
+        /// The service.
+        service: Service,
+        /// Where.
+        region: Arc<str>,
+        /// The parameters of the call.
+        parameters: Payload,
+        /// How long it may take.
+        timeout_seconds: Option<u64>,
+        /// How often it must report.
+        heartbeat_seconds: Option<u64>,
+    },
+    /// It began.
+    TaskStarted {
+        /// The service.
+        service: Service,
+    },
+    /// The request was sent; the answer comes with the task token.
+    TaskSubmitted {
+        /// The service.
+        service: Service,
+        /// What the service said to the request.
+        output: Payload,
+    },
+    /// It succeeded.
+    TaskSucceeded {
+        /// The service.
+        service: Service,
+        /// Its output.
+        output: Payload,
+    },
+    /// It failed.
+    TaskFailed {
+        /// The service.
+        service: Service,
+        /// Why.
+        failure: Failure,
+    },
+    /// It took too long, or its heartbeats stopped.
+    TaskTimedOut {
+        /// The service.
+        service: Service,
+        /// Why.
+        failure: Failure,
+    },
+    /// The branches of a Parallel state began.
+    ParallelStateStarted {
+        /// How many. Hidden.
+        branches: u32,
+    },
+    /// All of them succeeded.
+    ParallelStateSucceeded,
+    /// One of them failed, and no retry follows.
+    ParallelStateFailed,
+    /// The iterations of a Map state began.
+    MapStateStarted {
+        /// How many items there are.
+        length: u32,
+        /// How many may run at a time; 0: all. Hidden.
+        max_concurrency: u32,
+        /// How many may fail; `None`: a failure is the state's own. Hidden.
+        tolerated_failures: Option<u32>,
+    },
+    /// All of them ended.
+    MapStateSucceeded,
+    /// One failed, or more than tolerated, and no retry follows.
+    MapStateFailed,
+    /// An iteration began.
+    MapIterationStarted {
+        /// The name of the Map state.
+        name: Arc<str>,
+        /// The place of its item.
+        index: u32,
+    },
+    /// It succeeded.
+    MapIterationSucceeded {
+        /// The name of the Map state.
+        name: Arc<str>,
+        /// The place of its item.
+        index: u32,
+    },
+    /// It failed.
+    MapIterationFailed {
+        /// The name of the Map state.
+        name: Arc<str>,
+        /// The place of its item.
+        index: u32,
+        /// What stands in the result for it, when the failure is tolerated. Hidden.
+        result: Option<Payload>,
+    },
+    /// Another one failed.
+    MapIterationAborted {
+        /// The name of the Map state.
+        name: Arc<str>,
+        /// The place of its item.
+        index: u32,
+    },
+    /// Hidden: a Wait state knows until when.
+    WaitScheduled {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Hidden: the state will be tried again.
+    RetryScheduled {
+        /// The place of the retrier that applied.
+        retrier: u32,
+        /// When.
+        due: Timestamp,
+    },
+    /// Hidden: an attempt is alive.
+    HeartbeatReceived,
+    /// Hidden: too much happened in one decision; the state is entered in the next one.
+    Yielded {
+        /// The state to enter.
+        name: Arc<str>,
+        /// Its input.
+        input: Payload,
+    },
+    /// Hidden: too much happened in one decision; the Map state starts its other iterations in the next one.
+    MapPaused,
+}
+
+impl EventKind {
+    /// Whether it is the engine's own note.
+    pub const fn is_hidden(&self) -> bool {
+        matches!(
+            self,
+            EventKind::WaitScheduled { .. }
+                | EventKind::RetryScheduled { .. }
+                | EventKind::HeartbeatReceived
+                | EventKind::Yielded { .. }
+                | EventKind::MapPaused
+        )
+    }
+}

@@ -1,0 +1,794 @@
+//! What an execution is at a moment, and how one event changes it.
+//!
+//! [`Live::evolve`] is the only thing that changes it. It evaluates nothing: what an expression gave is in the event.
+//! Every event touches its own scope and at most that scope's parent, whatever the size of the execution; only the end
+//! of a state with branches or iterations takes what runs below it along.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use stagepost_asl::{StateIndex, StateMachine};
+use stagepost_protocol::{Payload, Timestamp};
+
+use crate::{
+    execution::End,
+    history::{EventKind, HistoryEvent, ScopeId, TOP_LEVEL},
+};
+
+/// The state of an execution but for its origin and definition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Live {
+    pub(crate) last_event_id: u64,
+    pub(crate) last_at: Timestamp,
+    next_scope: ScopeId,
+    scopes: BTreeMap<ScopeId, Scope>,
+    /// `TimeoutSeconds` of the definition.
+    timeout_at: Option<Timestamp>,
+    pub(crate) end: Option<(End, Timestamp)>,
+    // What follows is found from the above, and kept beside it so that it is found fast.
+    /// Open attempts by the event that scheduled them.
+    #[serde(skip)]
+    attempts: HashMap<u64, ScopeId>,
+    #[serde(skip)]
+    deadlines: BTreeSet<Deadline>,
+    #[serde(skip)]
+    bytes: usize,
+}
+
+/// When something becomes due, where and what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Deadline {
+    pub(crate) at: Timestamp,
+    pub(crate) scope: ScopeId,
+    pub(crate) kind: DeadlineKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DeadlineKind {
+    /// The execution takes too long.
+    Execution,
+    /// A Wait state is over.
+    Wait,
+    /// A retry begins.
+    Retry,
+    /// An attempt takes too long.
+    Timeout,
+    /// An attempt is silent for too long.
+    Heartbeat,
+    /// A state is entered, after [`EventKind::Yielded`].
+    Enter,
+    /// A Map state starts more iterations, after [`EventKind::MapPaused`].
+    Iterate,
+}
+
+/// The top level, a branch or an iteration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Scope {
+    /// The scope whose Parallel or Map state this one belongs to; `None` at the top level.
+    pub(crate) parent: Option<ScopeId>,
+    /// The place of the branch or item.
+    pub(crate) index: u32,
+    /// What the next event's `previous_id` will be.
+    pub(crate) chain: u64,
+    pub(crate) current: Current,
+}
+
+/// Where a scope is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Current {
+    /// Between two states; only within a decision.
+    Between,
+    /// A state is to be entered by a wake-up that is due already.
+    ToEnter { state: u32, input: Payload, due: Timestamp },
+    /// In a state.
+    In(Step),
+    /// The last state was left. An iteration stays so until `MapIterationSucceeded`; only within a decision.
+    Done,
+}
+
+/// One visit of one state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Step {
+    state: u32,
+    pub(crate) entered_id: u64,
+    pub(crate) entered_at: Timestamp,
+    pub(crate) input: Payload,
+    /// Attempts scheduled so far.
+    pub(crate) attempts: u32,
+    /// How often each retrier was used; shorter than the retriers where the rest was not.
+    pub(crate) used: Vec<u32>,
+    pub(crate) phase: Phase,
+}
+
+impl Step {
+    pub(crate) fn state(&self) -> StateIndex {
+        StateIndex(self.state)
+    }
+
+    pub(crate) fn retries(&self) -> u32 {
+        self.used.iter().sum()
+    }
+}
+
+/// What a step waits for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Phase {
+    /// Nothing; only within a decision.
+    Deciding,
+    /// The time of a Wait state.
+    Waiting(Timestamp),
+    /// The time of a retry.
+    Retrying(Timestamp),
+    /// The end of an attempt.
+    Attempting(Attempt),
+    /// The branches or iterations.
+    Children(Children),
+}
+
+/// An open attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Attempt {
+    /// The event that scheduled it.
+    pub(crate) scheduled_id: u64,
+    /// The input of the activity or the parameters of the service.
+    pub(crate) input: Payload,
+    pub(crate) started: bool,
+    pub(crate) timeout_at: Option<Timestamp>,
+    pub(crate) heartbeat_millis: Option<i64>,
+    /// When the next heartbeat is missed; `None` as long as none is awaited.
+    pub(crate) heartbeat_due: Option<Timestamp>,
+}
+
+/// The branches or iterations of a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Children {
+    pub(crate) is_map: bool,
+    /// The event that the next `MapIterationStarted` follows.
+    pub(crate) follows: u64,
+    pub(crate) total: u32,
+    /// The first that has not begun.
+    pub(crate) next_index: u32,
+    /// 0: no limit.
+    pub(crate) max_concurrency: u32,
+    pub(crate) tolerated_failures: Option<u32>,
+    pub(crate) failed: u32,
+    pub(crate) done: u32,
+    /// Scopes that run.
+    pub(crate) open: BTreeSet<ScopeId>,
+    pub(crate) results: Vec<Option<Payload>>,
+    result_bytes: usize,
+    /// More iterations start by a wake-up that is due already.
+    paused: Option<Timestamp>,
+    #[serde(skip)]
+    items: Items,
+}
+
+/// The items of a Map state, kept from when they were last found in its input. No part of the state: they can be
+/// found again.
+#[derive(Debug, Clone, Default)]
+struct Items(Option<Arc<Vec<Payload>>>);
+
+impl PartialEq for Items {
+    fn eq(&self, _: &Items) -> bool {
+        true
+    }
+}
+
+impl Children {
+    fn put(&mut self, index: u32, result: &Payload) -> Result<(), String> {
+        match self.results.get_mut(index as usize) {
+            Some(place @ None) => *place = Some(result.clone()),
+            _ => return Err(format!("the result at {index} has no place or is there already")),
+        }
+        self.result_bytes += result.len();
+        self.done += 1;
+        Ok(())
+    }
+}
+
+const SCOPE_BYTES: usize = 320;
+const INDEX_BYTES: usize = 64;
+
+impl Scope {
+    /// About its size in memory, without the scopes below it. Cheap.
+    fn bytes(&self) -> usize {
+        let current = match &self.current {
+            Current::Between | Current::Done => 0,
+            Current::ToEnter { input, .. } => input.len(),
+            Current::In(step) => {
+                let phase = match &step.phase {
+                    Phase::Deciding | Phase::Waiting(_) | Phase::Retrying(_) => 0,
+                    Phase::Attempting(attempt) => attempt.input.len() + INDEX_BYTES,
+                    // The items of a Map state are cached beside its input.
+                    Phase::Children(c) => c.results.len() * 48 + c.result_bytes + step.input.len(),
+                };
+                step.input.len() + 4 * step.used.len() + phase
+            }
+        };
+        SCOPE_BYTES + current
+    }
+
+    fn deadlines(&self, scope: ScopeId) -> impl Iterator<Item = Deadline> {
+        use DeadlineKind::{Enter, Heartbeat, Iterate, Retry, Timeout, Wait};
+        let (first, second) = match &self.current {
+            Current::Between | Current::Done => (None, None),
+            Current::ToEnter { due, .. } => (Some((*due, Enter)), None),
+            Current::In(step) => match &step.phase {
+                Phase::Deciding => (None, None),
+                Phase::Waiting(until) => (Some((*until, Wait)), None),
+                Phase::Retrying(due) => (Some((*due, Retry)), None),
+                Phase::Attempting(attempt) => (
+                    attempt.timeout_at.map(|at| (at, Timeout)),
+                    attempt.heartbeat_due.map(|at| (at, Heartbeat)),
+                ),
+                Phase::Children(children) => (children.paused.map(|at| (at, Iterate)), None),
+            },
+        };
+        [first, second].into_iter().flatten().map(move |(at, kind)| Deadline { at, scope, kind })
+    }
+
+    pub(crate) fn attempt(&self) -> Option<&Attempt> {
+        match &self.current {
+            Current::In(Step { phase: Phase::Attempting(attempt), .. }) => Some(attempt),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn step(&self) -> Option<&Step> {
+        match &self.current {
+            Current::In(step) => Some(step),
+            _ => None,
+        }
+    }
+
+    fn step_mut(&mut self) -> Result<&mut Step, String> {
+        match &mut self.current {
+            Current::In(step) => Ok(step),
+            _ => Err("no state is entered in its scope".to_owned()),
+        }
+    }
+
+    fn attempt_mut(&mut self) -> Result<&mut Attempt, String> {
+        match &mut self.step_mut()?.phase {
+            Phase::Attempting(attempt) => Ok(attempt),
+            _ => Err("no attempt is open in its scope".to_owned()),
+        }
+    }
+
+    pub(crate) fn children(&self) -> Option<&Children> {
+        match &self.current {
+            Current::In(Step { phase: Phase::Children(children), .. }) => Some(children),
+            _ => None,
+        }
+    }
+
+    fn children_mut(&mut self) -> Result<&mut Children, String> {
+        match &mut self.step_mut()?.phase {
+            Phase::Children(children) => Ok(children),
+            _ => Err("no branches or iterations run in its scope".to_owned()),
+        }
+    }
+}
+
+impl Live {
+    pub(crate) fn new() -> Live {
+        Live {
+            last_event_id: 0,
+            last_at: Timestamp::from_millis(i64::MIN),
+            next_scope: TOP_LEVEL,
+            scopes: BTreeMap::new(),
+            timeout_at: None,
+            end: None,
+            attempts: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Fills in what is not stored.
+    pub(crate) fn index_all(&mut self) {
+        (self.attempts, self.deadlines, self.bytes) = (HashMap::new(), BTreeSet::new(), 0);
+        let scopes = std::mem::take(&mut self.scopes);
+        for (id, scope) in &scopes {
+            self.index(*id, scope);
+        }
+        self.scopes = scopes;
+        self.deadlines.extend(self.execution_deadline());
+    }
+
+    /// Why this state cannot be one of an execution of `definition`.
+    pub(crate) fn misfit(&self, definition: &StateMachine) -> Option<String> {
+        self.scopes.values().find_map(|scope| {
+            let state = match &scope.current {
+                Current::Between | Current::Done => return None,
+                Current::ToEnter { state, .. } => *state,
+                Current::In(step) => step.state,
+            };
+            (state as usize >= definition.states.len()).then(|| "the definition lacks a state".to_owned())
+        })
+    }
+
+    pub(crate) fn scope(&self, id: ScopeId) -> Option<&Scope> {
+        self.scopes.get(&id)
+    }
+
+    pub(crate) fn scope_of_attempt(&self, event_id: u64) -> Option<ScopeId> {
+        self.attempts.get(&event_id).copied()
+    }
+
+    /// The items of the Map state in a scope, if they were kept.
+    pub(crate) fn kept_items(&self, scope: ScopeId) -> Option<&Arc<Vec<Payload>>> {
+        self.scope(scope)?.children()?.items.0.as_ref()
+    }
+
+    pub(crate) fn keep_items(&mut self, scope: ScopeId, items: Arc<Vec<Payload>>) {
+        // What the cache weighs is in the weight of the children already, so this is no change of the state.
+        if let Some(Ok(children)) = self.scopes.get_mut(&scope).map(Scope::children_mut) {
+            children.items = Items(Some(items));
+        }
+    }
+
+    /// Open attempts with the scope they are in, in the order in which they were scheduled.
+    pub(crate) fn open_attempts(&self) -> Vec<(u64, ScopeId)> {
+        let mut open: Vec<_> = self.attempts.iter().map(|(event, scope)| (*event, *scope)).collect();
+        open.sort_unstable();
+        open
+    }
+
+    pub(crate) fn first_deadline(&self) -> Option<Deadline> {
+        self.deadlines.first().copied()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn execution_deadline(&self) -> Option<Deadline> {
+        let at = self.timeout_at?;
+        Some(Deadline { at, scope: TOP_LEVEL, kind: DeadlineKind::Execution })
+    }
+
+    fn index(&mut self, id: ScopeId, scope: &Scope) {
+        self.bytes += scope.bytes();
+        self.deadlines.extend(scope.deadlines(id));
+        if let Some(attempt) = scope.attempt() {
+            self.attempts.insert(attempt.scheduled_id, id);
+        }
+    }
+
+    /// Changes a scope, and with it what is found from it.
+    fn change<T>(
+        &mut self,
+        id: ScopeId,
+        change: impl FnOnce(&mut Scope) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let scope = self.scopes.get_mut(&id).ok_or_else(|| format!("there is no scope {id}"))?;
+        self.bytes -= scope.bytes();
+        for deadline in scope.deadlines(id) {
+            self.deadlines.remove(&deadline);
+        }
+        if let Some(attempt) = scope.attempt() {
+            self.attempts.remove(&attempt.scheduled_id);
+        }
+        let result = change(scope);
+        // As in `index`, spelled out because the scope is borrowed.
+        self.bytes += scope.bytes();
+        self.deadlines.extend(scope.deadlines(id));
+        if let Some(attempt) = scope.attempt() {
+            self.attempts.insert(attempt.scheduled_id, id);
+        }
+        result
+    }
+
+    fn open_scope(&mut self, parent: Option<ScopeId>, index: u32, chain: u64) -> ScopeId {
+        let id = self.next_scope;
+        self.next_scope += 1;
+        let scope = Scope { parent, index, chain, current: Current::Between };
+        self.index(id, &scope);
+        self.scopes.insert(id, scope);
+        id
+    }
+
+    /// Closes a scope and all below it.
+    fn close_scope(&mut self, id: ScopeId) {
+        let mut closing = vec![id];
+        while let Some(id) = closing.pop() {
+            let Some(scope) = self.scopes.remove(&id) else { continue };
+            self.bytes -= scope.bytes();
+            for deadline in scope.deadlines(id) {
+                self.deadlines.remove(&deadline);
+            }
+            if let Some(attempt) = scope.attempt() {
+                self.attempts.remove(&attempt.scheduled_id);
+            }
+            if let Some(children) = scope.children() {
+                closing.extend(&children.open);
+            }
+        }
+    }
+
+    /// The step in this scope stops running what runs below it.
+    fn close_children(&mut self, id: ScopeId, next: Phase) -> Result<(), String> {
+        let previous = self.change(id, |scope| Ok(std::mem::replace(&mut scope.step_mut()?.phase, next)))?;
+        if let Phase::Children(children) = previous {
+            for child in children.open {
+                self.close_scope(child);
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the state by one event.
+    pub(crate) fn evolve(&mut self, definition: &StateMachine, event: &HistoryEvent) -> Result<(), String> {
+        if self.end.is_some() {
+            return Err("the execution has ended before it".to_owned());
+        }
+        let expected = self.last_event_id + u64::from(!event.kind.is_hidden());
+        if event.id != expected {
+            return Err(format!("its id should be {expected}"));
+        }
+        self.apply(definition, event)?;
+        self.last_event_id = event.id;
+        self.last_at = self.last_at.max(event.at);
+        Ok(())
+    }
+
+    fn apply(&mut self, definition: &StateMachine, event: &HistoryEvent) -> Result<(), String> {
+        let HistoryEvent { id, previous_id, at, scope, ref kind } = *event;
+        match kind {
+            EventKind::ExecutionStarted { .. } => {
+                if id != 1 {
+                    return Err("an execution starts once".to_owned());
+                }
+                self.open_scope(None, 0, 0);
+                self.timeout_at = definition.timeout_seconds.map(|s| at.plus_seconds_f64(s as f64));
+                self.deadlines.extend(self.execution_deadline());
+                Ok(())
+            }
+            EventKind::ExecutionSucceeded { output } => {
+                self.finish(End::Succeeded(output.clone()), at);
+                Ok(())
+            }
+            EventKind::ExecutionFailed(failure) => {
+                let (error, cause) = (failure.error.clone(), failure.cause.clone());
+                self.finish(End::Failed { error, cause }, at);
+                Ok(())
+            }
+            EventKind::ExecutionTimedOut(_) => {
+                self.finish(End::TimedOut, at);
+                Ok(())
+            }
+            EventKind::ExecutionAborted(failure) => {
+                let (error, cause) = (failure.error.clone(), failure.cause.clone());
+                self.finish(End::Aborted { error, cause }, at);
+                Ok(())
+            }
+            EventKind::StateEntered { name, input, .. } => {
+                let StateIndex(state) = named(definition, name)?;
+                self.change(scope, |s| {
+                    if !matches!(s.current, Current::Between | Current::ToEnter { .. }) {
+                        return Err("its scope is in another state".to_owned());
+                    }
+                    s.current = Current::In(Step {
+                        state,
+                        entered_id: id,
+                        entered_at: at,
+                        input: input.clone(),
+                        attempts: 0,
+                        used: Vec::new(),
+                        phase: Phase::Deciding,
+                    });
+                    s.chain = id;
+                    Ok(())
+                })
+            }
+            EventKind::StateExited { output, last, .. } => self.leave(scope, id, output, *last),
+            EventKind::StateAborted { .. } => Ok(()),
+            EventKind::ActivityScheduled { input, timeout_seconds, heartbeat_seconds, .. } => {
+                let attempt = attempt(event, input, *timeout_seconds, *heartbeat_seconds);
+                self.schedule(scope, attempt)
+            }
+            EventKind::LambdaFunctionScheduled { input, timeout_seconds, .. } => {
+                self.schedule(scope, attempt(event, input, *timeout_seconds, None))
+            }
+            EventKind::TaskScheduled { parameters, timeout_seconds, heartbeat_seconds, .. } => {
+                let attempt = attempt(event, parameters, *timeout_seconds, *heartbeat_seconds);
+                self.schedule(scope, attempt)
+            }
+            EventKind::ActivityStarted { .. }
+            | EventKind::LambdaFunctionStarted
+            | EventKind::TaskStarted { .. } => self.change(scope, |s| {
+                s.chain = id;
+                let attempt = s.attempt_mut()?;
+                attempt.started = true;
+                // The service counts heartbeats from here, not from the scheduling.
+                attempt.heartbeat_due = attempt.heartbeat_millis.map(|m| at.plus_millis(m));
+                Ok(())
+            }),
+            EventKind::TaskSubmitted { .. } => self.change(scope, |s| {
+                s.chain = id;
+                s.attempt_mut().map(|_| ())
+            }),
+            EventKind::ActivitySucceeded { .. }
+            | EventKind::ActivityFailed(_)
+            | EventKind::ActivityTimedOut(_)
+            | EventKind::LambdaFunctionSucceeded { .. }
+            | EventKind::LambdaFunctionFailed(_)
+            | EventKind::LambdaFunctionTimedOut(_)
+            | EventKind::TaskSucceeded { .. }
+            | EventKind::TaskFailed { .. }
+            | EventKind::TaskTimedOut { .. } => self.change(scope, |s| {
+                s.attempt_mut()?;
+                s.step_mut()?.phase = Phase::Deciding;
+                s.chain = id;
+                Ok(())
+            }),
+            EventKind::ParallelStateStarted { branches } => {
+                self.start_children(event, *branches, 0, None, false)?;
+                for index in 0..*branches {
+                    self.open_child(scope, index, id)?;
+                }
+                Ok(())
+            }
+            EventKind::MapStateStarted { length, max_concurrency, tolerated_failures } => {
+                self.start_children(event, *length, *max_concurrency, *tolerated_failures, true)
+            }
+            EventKind::ParallelStateSucceeded | EventKind::MapStateSucceeded => {
+                self.close_children(scope, Phase::Deciding)?;
+                // On AWS the state's end follows the event that this one follows.
+                self.follow(scope, previous_id)
+            }
+            EventKind::ParallelStateFailed | EventKind::MapStateFailed => {
+                self.close_children(scope, Phase::Deciding)?;
+                self.follow(scope, id)
+            }
+            EventKind::MapIterationStarted { index, .. } => {
+                let next = self.change(scope, |s| {
+                    let children = s.children_mut()?;
+                    children.paused = None;
+                    Ok(children.next_index)
+                })?;
+                if next != *index {
+                    return Err(format!("the next iteration is {next}"));
+                }
+                self.open_child(scope, *index, id)
+            }
+            EventKind::MapIterationSucceeded { .. } => {
+                let (parent, _) = self.close_iteration(scope, previous_id)?;
+                self.follow(parent, id)
+            }
+            EventKind::MapIterationFailed { result, .. } => {
+                let (parent, index) = self.close_iteration(scope, previous_id)?;
+                self.change(parent, |s| {
+                    s.chain = previous_id;
+                    let children = s.children_mut()?;
+                    children.failed += 1;
+                    result.as_ref().map_or(Ok(()), |result| children.put(index, result))
+                })
+            }
+            EventKind::MapIterationAborted { .. } => self.close_iteration(scope, previous_id).map(|_| ()),
+            EventKind::WaitScheduled { until } => self.change(scope, |s| {
+                s.step_mut()?.phase = Phase::Waiting(*until);
+                Ok(())
+            }),
+            EventKind::RetryScheduled { retrier, due } => {
+                self.close_children(scope, Phase::Retrying(*due))?;
+                let retrier = *retrier as usize;
+                self.change(scope, |s| {
+                    s.chain = previous_id;
+                    let used = &mut s.step_mut()?.used;
+                    if used.len() <= retrier {
+                        used.resize(retrier + 1, 0);
+                    }
+                    used[retrier] += 1;
+                    Ok(())
+                })
+            }
+            EventKind::HeartbeatReceived => self.change(scope, |s| {
+                let attempt = s.attempt_mut()?;
+                attempt.heartbeat_due = attempt.heartbeat_millis.map(|m| at.plus_millis(m));
+                Ok(())
+            }),
+            EventKind::Yielded { name, input } => {
+                let StateIndex(state) = named(definition, name)?;
+                self.change(scope, |s| {
+                    if !matches!(s.current, Current::Between) {
+                        return Err("its scope is in another state".to_owned());
+                    }
+                    s.current = Current::ToEnter { state, input: input.clone(), due: at };
+                    Ok(())
+                })
+            }
+            EventKind::MapPaused => self.change(scope, |s| {
+                s.children_mut()?.paused = Some(at);
+                Ok(())
+            }),
+        }
+    }
+
+    fn follow(&mut self, scope: ScopeId, chain: u64) -> Result<(), String> {
+        self.change(scope, |s| {
+            s.chain = chain;
+            Ok(())
+        })
+    }
+
+    fn finish(&mut self, end: End, at: Timestamp) {
+        self.end = Some((end, at));
+        self.timeout_at = None;
+        self.scopes.clear();
+        self.attempts.clear();
+        self.deadlines.clear();
+        self.bytes = 0;
+    }
+
+    fn leave(&mut self, scope: ScopeId, id: u64, output: &Payload, last: bool) -> Result<(), String> {
+        let (parent, index) = self.change(scope, |s| {
+            s.step_mut()?;
+            s.current = if last { Current::Done } else { Current::Between };
+            s.chain = id;
+            Ok((s.parent, s.index))
+        })?;
+        let Some(parent) = parent.filter(|_| last) else { return Ok(()) };
+        let is_map = self.change(parent, |p| {
+            let children = p.children_mut()?;
+            children.put(index, output)?;
+            if !children.is_map {
+                children.open.remove(&scope);
+                p.chain = id;
+                return Ok(false);
+            }
+            Ok(true)
+        })?;
+        if !is_map {
+            self.close_scope(scope);
+        }
+        Ok(())
+    }
+
+    fn schedule(&mut self, scope: ScopeId, attempt: Attempt) -> Result<(), String> {
+        self.change(scope, |s| {
+            s.chain = attempt.scheduled_id;
+            let step = s.step_mut()?;
+            if !matches!(step.phase, Phase::Deciding | Phase::Retrying(_)) {
+                return Err("its state waits for something else".to_owned());
+            }
+            step.attempts += 1;
+            step.phase = Phase::Attempting(attempt);
+            Ok(())
+        })
+    }
+
+    fn start_children(
+        &mut self,
+        event: &HistoryEvent,
+        total: u32,
+        max_concurrency: u32,
+        tolerated_failures: Option<u32>,
+        is_map: bool,
+    ) -> Result<(), String> {
+        self.change(event.scope, |s| {
+            s.chain = event.id;
+            let step = s.step_mut()?;
+            if !matches!(step.phase, Phase::Deciding | Phase::Retrying(_)) {
+                return Err("its state waits for something else".to_owned());
+            }
+            step.phase = Phase::Children(Children {
+                is_map,
+                follows: event.id,
+                total,
+                next_index: 0,
+                max_concurrency,
+                tolerated_failures,
+                failed: 0,
+                done: 0,
+                open: BTreeSet::new(),
+                results: vec![None; total as usize],
+                result_bytes: 0,
+                paused: None,
+                items: Items::default(),
+            });
+            Ok(())
+        })
+    }
+
+    fn open_child(&mut self, parent: ScopeId, index: u32, chain: u64) -> Result<(), String> {
+        let child = self.next_scope;
+        self.change(parent, |s| {
+            let children = s.children_mut()?;
+            if index >= children.total {
+                return Err(format!("there are {} items", children.total));
+            }
+            children.next_index = index + 1;
+            children.open.insert(child);
+            Ok(())
+        })?;
+        self.open_scope(Some(parent), index, chain);
+        Ok(())
+    }
+
+    /// Gives the scope of the Map state and the index of the iteration.
+    fn close_iteration(&mut self, scope: ScopeId, follows: u64) -> Result<(ScopeId, u32), String> {
+        let child = self.scopes.get(&scope).ok_or_else(|| format!("there is no scope {scope}"))?;
+        let index = child.index;
+        let parent = child.parent.ok_or("the top level is no iteration")?;
+        self.change(parent, |s| {
+            let children = s.children_mut()?;
+            children.open.remove(&scope);
+            if children.max_concurrency > 0 {
+                children.follows = follows;
+            }
+            Ok(())
+        })?;
+        self.close_scope(scope);
+        Ok((parent, index))
+    }
+
+    /// What must hold after every decision; the error says what does not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut again = self.clone();
+        if self.end.is_some() {
+            let clear = self.scopes.is_empty() && self.deadlines.is_empty() && self.attempts.is_empty();
+            return if clear { Ok(()) } else { Err("an ended execution still waits".to_owned()) };
+        }
+        again.index_all();
+        if again != *self {
+            return Err("what is kept beside the scopes does not follow from them".to_owned());
+        }
+        if self.deadlines.is_empty() && self.attempts.is_empty() {
+            return Err("it waits for nothing".to_owned());
+        }
+        for (id, scope) in &self.scopes {
+            let parent = scope.parent.map(|p| self.scopes.get(&p).and_then(Scope::children));
+            match parent {
+                None if *id == TOP_LEVEL => {}
+                Some(Some(children)) if children.open.contains(id) => {}
+                _ => return Err(format!("scope {id} has no parent that knows it")),
+            }
+            match &scope.current {
+                Current::ToEnter { .. } => {}
+                Current::Between | Current::Done => return Err(format!("scope {id} goes nowhere")),
+                Current::In(step) => match &step.phase {
+                    Phase::Deciding => return Err(format!("scope {id} is undecided")),
+                    Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => {}
+                    Phase::Children(children) => check_children(*id, children)?,
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_children(id: ScopeId, children: &Children) -> Result<(), String> {
+    let done = children.results.iter().flatten().count();
+    let fits = done == children.done as usize
+        && children.done as usize + children.open.len() == children.next_index as usize
+        && children.next_index <= children.total
+        && children.done < children.total
+        && (!children.open.is_empty() || children.paused.is_some());
+    if fits { Ok(()) } else { Err(format!("the branches or iterations in scope {id} do not add up")) }
+}
+
+fn named(definition: &StateMachine, name: &str) -> Result<StateIndex, String> {
+    definition.by_name.get(name).copied().ok_or_else(|| "the definition has no such state".to_owned())
+}
+
+fn attempt(
+    event: &HistoryEvent,
+    input: &Payload,
+    timeout_seconds: Option<u64>,
+    heartbeat_seconds: Option<u64>,
+) -> Attempt {
+    Attempt {
+        scheduled_id: event.id,
+        input: input.clone(),
+        started: false,
+        timeout_at: timeout_seconds.map(|s| event.at.plus_seconds_f64(s as f64)),
+        heartbeat_millis: heartbeat_seconds
+            .map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1000)),
+        heartbeat_due: None,
+    }
+}

@@ -1,0 +1,50 @@
+//! Fail: ends its scope with an error.
+
+use serde_json::Value;
+use stagepost_asl::{FailState, Text, path::Path};
+
+use crate::{
+    dataflow::Evaluation,
+    decide::{Decider, Ready, StateFailure},
+    history::{Failure, ScopeId},
+};
+
+pub(crate) fn run(decider: &mut Decider<'_>, scope: ScopeId, fail: &FailState) -> Option<Ready> {
+    let evaluation = decider.evaluation(scope);
+    let failure = failure(&evaluation, fail).unwrap_or_else(|failure| failure);
+    decider.fail(scope, failure)
+}
+
+/// Both ways this is how the state fails; `Err` where its fields could not be evaluated.
+fn failure(evaluation: &Evaluation<'_>, fail: &FailState) -> Result<StateFailure, StateFailure> {
+    let error = fail.error.as_ref().map(|text| evaluate(evaluation, text, "Error")).transpose()?;
+    let cause = fail.cause.as_ref().map(|text| evaluate(evaluation, text, "Cause")).transpose()?;
+    Ok(Failure { error, cause }.into())
+}
+
+fn evaluate(evaluation: &Evaluation<'_>, text: &Text, field: &str) -> Result<String, StateFailure> {
+    let value = match text {
+        Text::Fixed(text) => return Ok(text.clone()),
+        Text::Path(path) => select(evaluation, path, field)?,
+        Text::Intrinsic(call) => {
+            let input = evaluation.input()?.into_value();
+            evaluation.intrinsic(call, &input)?
+        }
+    };
+    match value {
+        Value::String(text) => Ok(text),
+        other => {
+            Err(evaluation.runtime(&format!("The {field}Path field must refer to a string but was: {other}")))
+        }
+    }
+}
+
+fn select(evaluation: &Evaluation<'_>, path: &Path, field: &str) -> Result<Value, StateFailure> {
+    let input = evaluation.input()?.into_value();
+    evaluation.find(path, &input).ok_or_else(|| {
+        let source = path.source();
+        evaluation.runtime(&format!(
+            "The JSONPath '{source}' specified for the field '{field}Path' could not be found in the input '{input}'"
+        ))
+    })
+}

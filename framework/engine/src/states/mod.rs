@@ -1,0 +1,11 @@
+//! What each type of state does.
+
+pub(crate) mod choice;
+pub(crate) mod fail;
+pub(crate) mod map;
+pub(crate) mod parallel;
+pub(crate) mod pass;
+pub(crate) mod sqs;
+pub(crate) mod succeed;
+pub(crate) mod task;
+pub(crate) mod wait;
