@@ -188,6 +188,20 @@ impl Supervised {
         }
     }
 
+    /// Waits for a connection that is newer than that of this number.
+    pub(super) async fn session_after(&self, number: u64) -> Result<Arc<Session>, Error> {
+        let mut link = self.link.clone();
+        let newer = |link: &Link| match link {
+            Link::Up(session) => session.number > number,
+            Link::Connecting => false,
+            Link::Closed => true,
+        };
+        match link.wait_for(newer).await.as_deref() {
+            Ok(Link::Up(session)) => Ok(Arc::clone(session)),
+            _ => Err(Error::Closed),
+        }
+    }
+
     /// Waits until the supervision has ended.
     pub(super) async fn closed(&self) {
         let mut link = self.link.clone();

@@ -16,11 +16,11 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 
-use super::Inner;
 use super::message::{from_amqp, short};
 use super::reconnect::Backoff;
 use super::topology::{Failure, classify};
-use crate::{Acker, Consumer, Delivery, DeliveryTag, Error};
+use super::{Inner, answer};
+use crate::{Acker, Consumer, Delivery, DeliveryTag, Error, QueueSpec};
 
 /// What is consumed, and how.
 #[derive(Debug, Clone)]
@@ -184,14 +184,17 @@ async fn build(inner: Arc<Inner>, source: Source, first: bool) -> Result<Feed, E
     let mut backoff = Backoff::new();
     loop {
         let failure = match try_build(&inner, &source, name.clone()).await {
-            Ok(feed) => return Ok(feed),
+            Ok(feed) => {
+                inner.topology.works(&queue);
+                return Ok(feed);
+            }
             Err(failure) => failure,
         };
         match failure {
             Some(Failure::Closed) => return Err(Error::Closed),
             Some(Failure::Missing(_)) if inner.topology.is_ours(&queue) => {
                 // Deleted behind our back, or lost with the broker's data.
-                match inner.topology.restore(&inner.consuming, &queue).await {
+                match inner.topology.declare(&inner.consuming, &QueueSpec::ours(&queue)).await {
                     Err(error @ (Error::Denied { .. } | Error::Closed)) if first => return Err(error),
                     Err(error) => tracing::warn!(queue, %error, "a queue cannot be declared again"),
                     Ok(()) => {}
@@ -201,9 +204,14 @@ async fn build(inner: Arc<Inner>, source: Source, first: bool) -> Result<Feed, E
                 return Err(denied(reason));
             }
             Some(Failure::Stuck(_)) if inner.topology.is_suspect(&queue) => {
-                if let Err(error) = inner.topology.mend(&inner.consuming, &queue).await {
-                    tracing::warn!(queue, %error, "a broken queue cannot be created anew");
-                }
+                inner.topology.mend(&inner.consuming, &queue).await;
+            }
+            Some(Failure::Stuck(reason)) => {
+                tracing::error!(
+                    queue,
+                    reason,
+                    "the queue cannot be consumed, trying again; if all nodes of RabbitMQ are up, delete the queue"
+                );
             }
             Some(Failure::Refused(reason) | Failure::Conflict(reason)) if first => {
                 return Err(denied(reason));
@@ -226,18 +234,20 @@ async fn try_build(inner: &Inner, source: &Source, name: ShortString) -> Result<
         })?;
     }
     let session = inner.consuming.session().await.map_err(|_| Some(Failure::Closed))?;
-    let building = async {
-        let channel = session.connection.create_channel().await?;
+    let source = source.clone();
+    let owner = Arc::clone(&session);
+    let building = async move {
+        let channel = owner.connection.create_channel().await?;
         let no_ack = matches!(source, Source::Reply { .. });
         if let Source::Queue { prefetch, .. } = source {
-            channel.basic_qos((*prefetch).max(1), BasicQosOptions { global: false }).await?;
+            channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false }).await?;
         }
         let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
         let stream =
             channel.basic_consume(name, ShortString::default(), options, FieldTable::default()).await?;
-        Ok::<_, lapin::Error>(Feed { channel, stream })
+        Ok(Feed { channel, stream })
     };
-    match tokio::time::timeout(super::ANSWER_MAX, building).await {
+    match answer(building).await {
         Ok(Ok(feed)) => Ok(feed),
         Ok(Err(error)) => Err(classify(&error)),
         Err(_) if !session.connection.status().connected() || session.connection.status().blocked() => {

@@ -43,6 +43,31 @@ use crate::{Broker, ConsumeOptions, Consumer, Error, Health, Published, QueueSpe
 /// The broker answers a request within this time, or something is wrong.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// Waits for an answer; an error means that it did not come in time. The request goes on without us then: lapin takes
+/// an answer that nobody waits for as a reason to give up the connection.
+async fn answer<T: Send + 'static>(
+    request: impl Future<Output = lapin::Result<T>> + Send + 'static,
+) -> Result<lapin::Result<T>, Late> {
+    match tokio::time::timeout(ANSWER_MAX, tokio::spawn(request)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) | Err(_) => Err(Late),
+    }
+}
+
+/// An answer did not come in time.
+struct Late;
+
+/// Declares the queues again after each reconnection.
+async fn restore(inner: Arc<Inner>) {
+    let mut number = 0;
+    while let Ok(session) = inner.consuming.session_after(number).await {
+        if number > 0 {
+            inner.topology.restore(&inner.consuming).await;
+        }
+        number = session.number;
+    }
+}
+
 /// The type of the queues that are created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QueueKind {
@@ -124,6 +149,7 @@ impl RabbitMqBroker {
         for _ in 0..options.publish_channels.max(1) {
             tokio::spawn(publish::run_lane(Arc::clone(&inner), Arc::clone(&waiting)));
         }
+        tokio::spawn(restore(Arc::clone(&inner)));
         Ok(Arc::new(RabbitMqBroker { inner, calls }))
     }
 

@@ -15,6 +15,7 @@
 //! are, almost always, and the task is woken once instead of once per message.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -164,12 +165,19 @@ impl Batch {
             // After an error that a message may have caused, they go one by one.
             let count = if suspicious { 1 } else { pending.len() };
             let later = pending.split_off(count);
-            let (outcomes, returned) = self.attempt(&lane.channel, &pending).await;
+            let (outcomes, returned) = tokio::select! {
+                done = self.attempt(&lane.channel, &pending) => done,
+                never = self.rescue(&inner, &lane.channel) => match never {},
+            };
             let alone = suspicious && count == 1;
             let (mut again, mut confirmed) = (Vec::new(), Vec::new());
             for (index, outcome) in outcomes {
                 match outcome {
                     Outcome::Confirmed => confirmed.push(index),
+                    Outcome::Refused(_) if inner.topology.is_suspect(&self.items[index].queue) => {
+                        inner.topology.mend(&inner.consuming, &self.items[index].queue).await;
+                        again.push(index);
+                    }
                     Outcome::Refused(reason) => {
                         let queue = self.items[index].queue.clone();
                         self.results[index] = Some(Err(Error::Refused { queue, reason }));
@@ -199,6 +207,22 @@ impl Batch {
         }
         self.answer();
         channel
+    }
+
+    /// Mends broken queues that confirm nothing, and ends the channel then, so that all is published again.
+    async fn rescue(&self, inner: &Inner, channel: &Channel) -> Infallible {
+        loop {
+            tokio::time::sleep(STALL).await;
+            let queues: HashSet<&str> = self.items.iter().map(|message| message.queue.as_str()).collect();
+            let mut mended = false;
+            for queue in queues.into_iter().filter(|queue| inner.topology.is_suspect(queue)) {
+                inner.topology.mend(&inner.consuming, queue).await;
+                mended |= !inner.topology.is_suspect(queue);
+            }
+            if mended && let Err(error) = channel.close(200, "OK".into()).await {
+                tracing::debug!(%error, "the channel had ended already");
+            }
+        }
     }
 
     /// Sends the messages, then waits for their confirmations.
@@ -270,6 +294,7 @@ impl Batch {
             }
         }
         for index in confirmed.drain(..) {
+            inner.topology.works(&self.items[index].queue);
             self.results[index] = Some(Ok(()));
         }
         again

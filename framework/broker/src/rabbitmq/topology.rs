@@ -1,6 +1,7 @@
 //! Queues: declaring them, remembering them, and mending those that a crash of the broker broke.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,14 +11,12 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ErrorKind};
 use tokio::time::Instant;
 
-use super::QueueKind;
 use super::connection::Supervised;
 use super::message::short;
 use super::reconnect::Backoff;
+use super::{QueueKind, answer};
 use crate::{Error, QueueSpec};
 
-/// The broker answers such a request within this time, or the queue is stuck.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// A queue that was created so short a time before the connection was lost may have come back broken.
 const YOUNG: Duration = Duration::from_secs(10);
 
@@ -58,13 +57,23 @@ struct Known {
 pub(super) struct Topology {
     kind: QueueKind,
     known: Mutex<HashMap<String, Known>>,
+    /// Some queue is suspect; saves looking.
+    suspicion: AtomicBool,
+    /// One queue is mended at a time, and none twice.
+    mending: tokio::sync::Mutex<()>,
     /// With the number of its session. One request at a time.
     channel: tokio::sync::Mutex<Option<(u64, Channel)>>,
 }
 
 impl Topology {
     pub(super) fn new(kind: QueueKind) -> Topology {
-        Topology { kind, known: Mutex::default(), channel: tokio::sync::Mutex::new(None) }
+        Topology {
+            kind,
+            known: Mutex::default(),
+            suspicion: AtomicBool::new(false),
+            mending: tokio::sync::Mutex::default(),
+            channel: tokio::sync::Mutex::new(None),
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -81,16 +90,33 @@ impl Topology {
         self.known().contains_key(queue)
     }
 
-    /// The queue had only just been created when the connection was lost.
+    /// The queues of ours.
+    pub(super) fn ours(&self) -> Vec<String> {
+        self.known().iter().filter(|(_, known)| known.ours).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The queue had only just been created when the connection was lost, and did not work since.
     pub(super) fn is_suspect(&self, queue: &str) -> bool {
-        self.known().get(queue).is_some_and(|known| known.suspect)
+        self.suspicion.load(Ordering::Relaxed) && self.known().get(queue).is_some_and(|known| known.suspect)
+    }
+
+    /// The queue took or gave a message.
+    pub(super) fn works(&self, queue: &str) {
+        if self.suspicion.load(Ordering::Relaxed)
+            && let Some(known) = self.known().get_mut(queue)
+        {
+            known.suspect = false;
+        }
     }
 
     /// Marks the queues that a crash of the broker could have broken.
     pub(super) fn connection_lost(&self) {
+        let mut suspicion = false;
         for known in self.known().values_mut() {
             known.suspect |= known.created.is_some_and(|created| created.elapsed() < YOUNG);
+            suspicion |= known.suspect;
         }
+        self.suspicion.store(suspicion, Ordering::Relaxed);
     }
 
     fn remember(&self, queue: &str, ours: bool, created: Option<Instant>) {
@@ -129,23 +155,37 @@ impl Topology {
         }
     }
 
-    /// Declares the queue if it is ours, anew if it is broken.
-    pub(super) async fn restore(&self, link: &Supervised, queue: &str) -> Result<(), Error> {
-        if self.is_suspect(queue) {
-            return self.mend(link, queue).await;
+    /// Deletes a queue that came back broken, and creates it anew; does nothing unless it is suspect.
+    ///
+    /// RabbitMQ 3.10 brings a quorum queue that was created less than a second or so before a crash back without
+    /// its process: it can be looked at and seems empty, but takes no consumer and confirms nothing. What could
+    /// have been in it was published in these seconds, and is published again by whoever has it committed. Any
+    /// other queue that does not answer is left alone: it waits for the nodes that hold it.
+    pub(super) async fn mend(&self, link: &Supervised, queue: &str) {
+        let _one_at_a_time = self.mending.lock().await;
+        if !self.is_suspect(queue) {
+            return;
         }
-        self.declare(link, &QueueSpec::ours(queue)).await
-    }
-
-    /// Deletes a queue that came back broken, and creates it anew. Only for a queue that was created seconds
-    /// before the broker crashed: what could be in it was published in these seconds, and whoever published it
-    /// still has it or has it committed. Any other queue that does not answer waits for its nodes.
-    pub(super) async fn mend(&self, link: &Supervised, queue: &str) -> Result<(), Error> {
+        if let Ok(1..) = self.request(link, Request::Check, queue).await {
+            tracing::debug!(queue, "a queue that does not answer has messages, so it is not broken");
+            return;
+        }
         tracing::warn!(queue, "the queue came back broken after a crash of the broker; it is created anew");
         if let Err(failure) = self.request(link, Request::Delete, queue).await {
-            tracing::debug!(queue, ?failure, "the broken queue could not be deleted");
+            tracing::warn!(queue, ?failure, "the broken queue could not be deleted");
         }
-        self.declare(link, &QueueSpec::ours(queue)).await
+        if let Err(error) = self.declare(link, &QueueSpec::ours(queue)).await {
+            tracing::warn!(queue, %error, "the broken queue could not be created anew");
+        }
+    }
+
+    /// Declares the queues of ours again, after a reconnection. What is refused shows when it is used.
+    pub(super) async fn restore(&self, link: &Supervised) {
+        for queue in self.ours() {
+            if let Err(error) = self.declare(link, &QueueSpec::ours(&queue)).await {
+                tracing::warn!(queue, %error, "a queue cannot be declared again");
+            }
+        }
     }
 
     /// A queue that is there is taken as it is, of whatever type. Says when it was created by us.
@@ -208,8 +248,8 @@ impl Topology {
             };
             let result: lapin::Result<()> = match opened {
                 Ok(channel) => {
-                    let sent = self.send(&channel, request, name.clone());
-                    match tokio::time::timeout(ANSWER_MAX, sent).await {
+                    let sent = send(channel.clone(), request, self.kind, name.clone());
+                    match answer(sent).await {
                         Ok(Ok(count)) => {
                             *slot = Some((session.number, channel));
                             return Ok(count);
@@ -233,35 +273,32 @@ impl Topology {
             backoff.wait().await;
         }
     }
+}
 
-    async fn send(&self, channel: &Channel, request: Request, name: ShortString) -> lapin::Result<u32> {
-        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let (options, arguments) = match request {
-            Request::Delete => return channel.queue_delete(name, QueueDeleteOptions::default()).await,
-            Request::Check => {
-                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-                (options, FieldTable::default())
-            }
-            Request::CreateReply => {
-                let options = QueueDeclareOptions {
-                    exclusive: true,
-                    auto_delete: true,
-                    ..QueueDeclareOptions::default()
-                };
-                (options, FieldTable::default())
-            }
-            Request::Create => {
-                let kind = match self.kind {
-                    QueueKind::Quorum => "quorum",
-                    QueueKind::Classic => "classic",
-                };
-                let mut arguments = FieldTable::default();
-                arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
-                (durable, arguments)
-            }
-        };
-        channel.queue_declare(name, options, arguments).await.map(|queue| queue.message_count())
-    }
+async fn send(channel: Channel, request: Request, kind: QueueKind, name: ShortString) -> lapin::Result<u32> {
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let (options, arguments) = match request {
+        Request::Delete => return channel.queue_delete(name, QueueDeleteOptions::default()).await,
+        Request::Check => {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            (options, FieldTable::default())
+        }
+        Request::CreateReply => {
+            let options =
+                QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+            (options, FieldTable::default())
+        }
+        Request::Create => {
+            let kind = match kind {
+                QueueKind::Quorum => "quorum",
+                QueueKind::Classic => "classic",
+            };
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+            (durable, arguments)
+        }
+    };
+    channel.queue_declare(name, options, arguments).await.map(|queue| queue.message_count())
 }
 
 /// What the broker's refusal means; `None`: the connection or the channel was lost, nothing was refused.
