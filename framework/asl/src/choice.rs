@@ -395,3 +395,6 @@ impl Pattern {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

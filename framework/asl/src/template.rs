@@ -11,6 +11,10 @@ use crate::{
     path::Path,
 };
 
+/// Most errors that are reported for one template: each carries its whole pointer, and a hostile template could hold
+/// tens of thousands below a field whose name is as long as the document allows.
+const ERRORS_MAX: usize = 100;
+
 /// A compiled payload template.
 #[derive(Debug, Clone)]
 pub struct Template {
@@ -164,7 +168,9 @@ fn computed(
         Some(_) => Err("it must start with `$` or `States.`".to_owned()),
     };
     compiled.unwrap_or_else(|fragment| {
-        errors.push((pointer.to_owned(), fragment));
+        if errors.len() < ERRORS_MAX {
+            errors.push((pointer.to_owned(), fragment));
+        }
         Node::Literal(Value::Null)
     })
 }

@@ -659,6 +659,10 @@ fn hostile_text_is_refused_and_not_dwelt_on() {
     let dangling: Vec<String> =
         (0..15_000).map(|i| format!(r#""s{i}": {{"Type": "Pass", "Next": "t{i}"}}"#)).collect();
     assert_eq!(found(&machine(&dangling.join(","))).len(), 1_000);
+    let broken: Vec<String> = (0..50_000).map(|i| format!(r#""{i}.$":0"#)).collect();
+    let below_a_long_name = format!(r#"{{"{}": {{{}}}}}"#, "n".repeat(400_000), broken.join(","));
+    let found = found(&state(&format!(r#""Type": "Pass", "End": true, "Parameters": {below_a_long_name}"#)));
+    assert!(found.iter().map(String::len).sum::<usize>() < 4 << 20);
     let warnings: Vec<String> = (0..20_000).map(|i| format!(r#""f{i}.$": 1"#)).collect();
     let flooded = state(&format!(r#""Type": "Pass", "Result": {{{}}}"#, warnings.join(",")));
     assert!(parse(&flooded).is_err());
