@@ -428,6 +428,9 @@ pub trait Reader: Send + Sync + 'static {
         after: Option<&str>,
     ) -> Result<Page<ActivityRow>>;
 
+    /// Replaces the settings of an activity. `false`: there is none.
+    async fn update_activity(&self, row: &ActivityRow) -> Result<bool>;
+
     /// Deletes an activity. `false`: there is none.
     async fn delete_activity(&self, namespace: &Namespace, name: &str) -> Result<bool>;
 

@@ -44,9 +44,8 @@ impl Resource {
             Resource::StateMachine(row) => {
                 cx.api.reader.update_state_machine(&StateMachineRow { settings, ..row }, None).await?
             }
-            Resource::Activity(_) => {
-                let message = "Tags of an activity cannot be changed yet: give them to CreateActivity.";
-                return Err(ApiError::validation(message));
+            Resource::Activity(row) => {
+                cx.api.reader.update_activity(&ActivityRow { settings, ..row }).await?
             }
         };
         if found { nothing() } else { Err(ApiError::about(Code::ResourceNotFound, arn)) }

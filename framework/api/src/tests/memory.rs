@@ -174,6 +174,11 @@ impl Reader for Memory {
         Ok(page(&all, limit, after))
     }
 
+    async fn update_activity(&self, row: &ActivityRow) -> Result<bool> {
+        let key = format!("{} {}", row.namespace, row.name);
+        Ok(self.tables().activities.insert(key, row.clone()).is_some())
+    }
+
     async fn delete_activity(&self, namespace: &Namespace, name: &str) -> Result<bool> {
         Ok(self.tables().activities.remove(&format!("{namespace} {name}")).is_some())
     }

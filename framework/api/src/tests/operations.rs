@@ -250,6 +250,10 @@ async fn tags_are_added_replaced_and_removed() {
     s.ok("UntagResource", json!({ "resourceArn": arn, "tagKeys": ["a", "none"] })).await;
     let listed = s.ok("ListTagsForResource", json!({ "resourceArn": arn })).await;
     assert_eq!(listed, json!({ "tags": [{ "key": "b", "value": "" }] }));
+    let activity = s.activity("a").await;
+    s.ok("TagResource", json!({ "resourceArn": activity, "tags": [{ "key": "k", "value": "" }] })).await;
+    let listed = s.ok("ListTagsForResource", json!({ "resourceArn": activity })).await;
+    assert_eq!(listed, json!({ "tags": [{ "key": "k", "value": "" }] }));
     // Tags are no part of a revision.
     let described = s.ok("DescribeStateMachine", json!({ "stateMachineArn": arn })).await;
     assert!(described.get("revisionId").is_none());

@@ -149,7 +149,7 @@ impl<'a> Members<'a> {
         read: impl FnOnce(&mut Members<'a>) -> T,
     ) -> Option<(&'a Map<String, Value>, T)> {
         match self.get(name)? {
-            Value::Object(members) => Some((members, self.inside(format!("{name}."), members, read))),
+            Value::Object(members) => Some((members, self.inside(&format!("{name}."), members, read))),
             other => self.wrong_type(other, "Structure"),
         }
     }
@@ -165,7 +165,7 @@ impl<'a> Members<'a> {
         for (i, item) in list.iter().enumerate() {
             match item {
                 Value::Object(members) => {
-                    all.push(self.inside(format!("{name}.{}.member.", i + 1), members, &mut read));
+                    all.push(self.inside(&format!("{name}.{}.member.", i + 1), members, &mut read));
                 }
                 other => return self.wrong_type(other, "Structure"),
             }
@@ -198,7 +198,7 @@ impl<'a> Members<'a> {
 
     fn inside<T>(
         &mut self,
-        path: String,
+        path: &str,
         members: &'a Map<String, Value>,
         read: impl FnOnce(&mut Members<'a>) -> T,
     ) -> T {
@@ -248,13 +248,13 @@ mod tests {
 
     use super::*;
 
-    fn check(body: Value, read: impl FnOnce(&mut Members<'_>)) -> Result<(), (Code, String)> {
+    fn check(body: &Value, read: impl FnOnce(&mut Members<'_>)) -> Result<(), (Code, String)> {
         let mut members = Members::new(body.as_object().unwrap());
         read(&mut members);
         members.finish().map_err(|e| (e.code, e.message))
     }
 
-    fn violations(body: Value, read: impl FnOnce(&mut Members<'_>)) -> String {
+    fn violations(body: &Value, read: impl FnOnce(&mut Members<'_>)) -> String {
         let (code, message) = check(body, read).unwrap_err();
         assert_eq!(code, Code::ValidationException);
         message
@@ -262,14 +262,14 @@ mod tests {
 
     #[test]
     fn violated_constraints_are_told_as_the_service_tells_them() {
-        let message = violations(json!({ "maxResults": 1001 }), |m| {
+        let message = violations(&json!({ "maxResults": 1001 }), |m| {
             m.integer("maxResults", 0, 1000);
         });
         assert_eq!(
             message,
             "1 validation error detected: Value '1001' at 'maxResults' failed to satisfy constraint: Member must have value less than or equal to 1000"
         );
-        let message = violations(json!({ "name": "", "input": "four" }), |m| {
+        let message = violations(&json!({ "name": "", "input": "four" }), |m| {
             m.required_text("name", NAME);
             m.required_text("roleArn", ARN);
             m.text("input", Text::sensitive(0, 3));
@@ -278,11 +278,11 @@ mod tests {
             message,
             "3 validation errors detected: Value '' at 'name' failed to satisfy constraint: Member must have length greater than or equal to 1; Value null at 'roleArn' failed to satisfy constraint: Member must not be null; Value at 'input' failed to satisfy constraint: Member must have length less than or equal to 3"
         );
-        let message = violations(json!({ "tags": [{ "key": "k" }, { "key": "" }] }), |m| {
+        let message = violations(&json!({ "tags": [{ "key": "k" }, { "key": "" }] }), |m| {
             m.structures("tags", |tag| tag.text("key", Text::new(1, 128)));
         });
         assert!(message.contains("Value '' at 'tags.2.member.key' failed"), "{message}");
-        let message = violations(json!({ "type": "TURBO" }), |m| {
+        let message = violations(&json!({ "type": "TURBO" }), |m| {
             m.one_of("type", &["STANDARD", "EXPRESS"]);
         });
         assert!(message.ends_with("Value 'TURBO' at 'type' failed to satisfy constraint: Member must satisfy enum value set: [STANDARD, EXPRESS]"), "{message}");
@@ -298,7 +298,7 @@ mod tests {
             (json!({ "tags": {} }), "START_OBJECT can not be converted to a List"),
             (json!({ "tags": [true] }), "TRUE_VALUE can not be converted to a Structure"),
         ] {
-            let error = check(body, |m| {
+            let error = check(&body, |m| {
                 m.require("missing");
                 m.text("name", NAME);
                 m.integer("n", 0, 1);
@@ -308,7 +308,7 @@ mod tests {
             assert_eq!(error, Err((Code::SerializationException, expected.to_owned())));
         }
         assert!(
-            check(json!({ "name": null, "extra": 1 }), |m| assert_eq!(m.text("name", NAME), None)).is_ok()
+            check(&json!({ "name": null, "extra": 1 }), |m| assert_eq!(m.text("name", NAME), None)).is_ok()
         );
     }
 }

@@ -100,6 +100,11 @@ pub(crate) async fn activities_are_created_listed_and_deleted(db: Arc<dyn Databa
     assert_eq!((page.items.len(), page.next.as_deref()), (2, Some("b")));
     let page = store.activities(&home, 2, page.next.as_deref()).await.unwrap();
     assert_eq!((page.items, page.next), (vec![activity("c", 1)], None));
+    let tagged =
+        ActivityRow { settings: Payload::parse("{\"tags\":{\"k\":\"v\"}}").unwrap(), ..activity("b", 1) };
+    assert!(store.update_activity(&tagged).await.unwrap());
+    assert!(!store.update_activity(&activity("none", 1)).await.unwrap());
+    assert_eq!(store.activity(&home, "b").await.unwrap(), Some(tagged));
     assert!(store.delete_activity(&home, "b").await.unwrap());
     assert!(!store.delete_activity(&home, "b").await.unwrap());
     assert_eq!(store.activity(&home, "b").await.unwrap(), None);

@@ -188,6 +188,16 @@ pub(super) async fn activities(
     Ok(paging::page(items, limit, |row: &ActivityRow| row.name.clone()))
 }
 
+/// See [`crate::Reader::update_activity`].
+pub(super) async fn update_activity(store: &PostgresStore, row: &ActivityRow) -> Result<bool> {
+    const SQL: &str =
+        "UPDATE activities SET settings = $4 WHERE account = $1 AND region = $2 AND name = $3 RETURNING 1";
+    let Namespace { account, region } = &row.namespace;
+    let settings = row.settings.as_str();
+    let params: [&(dyn ToSql + Sync); 4] = [account, region, &row.name, &settings];
+    Ok(!store.api_rows("update an activity", SQL, &params).await?.is_empty())
+}
+
 /// See [`crate::Reader::delete_activity`].
 pub(super) async fn delete_activity(
     store: &PostgresStore,

@@ -172,6 +172,17 @@ pub(super) async fn activities(
     store.read(1, list).await
 }
 
+/// See [`crate::Reader::update_activity`].
+pub(super) async fn update_activity(store: &SqliteStore, row: &ActivityRow) -> Result<bool> {
+    const SQL: &str = "UPDATE activities SET settings = ?4 WHERE account = ?1 AND region = ?2 AND name = ?3";
+    let row = row.clone();
+    let update = move |c: &Connection| {
+        let Namespace { account, region } = &row.namespace;
+        change(c, "update an activity", SQL, params![account, region, row.name, row.settings.as_str()])
+    };
+    store.write(1, update).await.map(|rows| rows > 0)
+}
+
 /// See [`crate::Reader::delete_activity`].
 pub(super) async fn delete_activity(store: &SqliteStore, namespace: &Namespace, name: &str) -> Result<bool> {
     const SQL: &str = "DELETE FROM activities WHERE account = ?1 AND region = ?2 AND name = ?3";

@@ -223,6 +223,10 @@ impl Reader for SqliteStore {
         registry::activities(self, namespace, limit, after).await
     }
 
+    async fn update_activity(&self, row: &ActivityRow) -> Result<bool> {
+        registry::update_activity(self, row).await
+    }
+
     async fn delete_activity(&self, namespace: &Namespace, name: &str) -> Result<bool> {
         registry::delete_activity(self, namespace, name).await
     }
