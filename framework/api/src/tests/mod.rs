@@ -19,6 +19,7 @@ mod errors;
 mod memory;
 mod operations;
 mod operators;
+mod whole;
 
 const PASS: &str = r#"{"StartAt":"P","States":{"P":{"Type":"Pass","End":true}}}"#;
 const FAIL: &str = r#"{"StartAt":"F","States":{"F":{"Type":"Fail","Error":"E"}}}"#;
