@@ -18,7 +18,7 @@ mod states;
 mod wire;
 
 pub use api::{Api, Options};
-pub use server::{router, serve};
+pub use server::{health_router, router, serve};
 
 #[cfg(test)]
 mod tests;

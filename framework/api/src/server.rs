@@ -21,6 +21,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/", post(wire::request::handle))
         // The protocol's own limit answers in the protocol's words.
         .layer(DefaultBodyLimit::disable())
+        .with_state(api.clone())
+        .merge(health_router(api))
+}
+
+/// Only what operators ask: for processes that do not answer the API.
+pub fn health_router(api: Arc<Api>) -> Router {
+    Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))

@@ -1,0 +1,109 @@
+//! An installation end to end, in this process.
+
+use stagepost_store::ExecutionStatus;
+
+use super::*;
+use crate::{ApiClient, Steps, Style};
+
+const MACHINE: &str = r#"{
+    "StartAt": "Prepare",
+    "States": {
+        "Prepare": {"Type": "Pass", "Result": {"ready": true}, "ResultPath": "$.prepared", "Next": "Large"},
+        "Large": {
+            "Type": "Choice",
+            "Choices": [{"Variable": "$.amount", "NumericGreaterThan": 100, "Next": "Hold"}],
+            "Default": "Done"
+        },
+        "Hold": {"Type": "Wait", "SecondsPath": "$.hold", "Next": "Done"},
+        "Done": {"Type": "Succeed"}
+    }
+}"#;
+
+async fn embedded(data: Option<PathBuf>) -> (Installation, ApiClient) {
+    let mut installation = Installation::open_embedded(data).await.unwrap();
+    let api = installation.api_client().await.unwrap();
+    (installation, api)
+}
+
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new() -> TempDir {
+        let path = std::env::temp_dir().join(format!("stagepost-test-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&path).unwrap();
+        TempDir(path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // A test that failed may leave it; the system cleans up.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_machine_is_deployed_started_followed_and_gives_its_output() {
+    let (installation, api) = embedded(None).await;
+    let machine = api.deploy("hold", MACHINE).await.unwrap();
+    let execution = api.start(&machine, r#"{"amount": 120, "hold": 1}"#, Some("one")).await.unwrap();
+    let mut steps = Steps::new(Style::plain());
+    let mut shown = String::new();
+    let ended = api.follow(&execution, |events| shown += &steps.show(events)).await.unwrap();
+    assert_eq!(ended.status, ExecutionStatus::Succeeded);
+    assert_eq!(ended.output.as_deref(), Some(r#"{"amount":120,"hold":1,"prepared":{"ready":true}}"#));
+    for line in ["✓ Prepare", "✓ Large", "◷ Hold", "✓ Hold  1.0s", "✓ Done"] {
+        assert!(shown.contains(line), "{line} is missing:\n{shown}");
+    }
+    assert_eq!(api.history(&execution).await.unwrap().len(), 10);
+    // Deployed again under its name it is another definition of the same machine.
+    let changed = MACHINE.replace("100", "1000");
+    let (again, created) = api.deploy_with("hold", &changed, None).await.unwrap();
+    assert_eq!((again, created), (machine.clone(), false));
+    let error = api.start(&machine, "{}", Some("one")).await.unwrap_err();
+    assert!(error.is("ExecutionAlreadyExists"), "{error}");
+    installation.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_waiting_execution_goes_on_after_a_restart_on_the_same_directory() {
+    // Goal: both a graceful end and a death leave a directory with which the next process goes on.
+    let data = TempDir::new();
+    let path = Some(data.0.join("made-here"));
+    let (installation, api) = embedded(path.clone()).await;
+    let machine = api.deploy("hold", MACHINE).await.unwrap();
+    let execution = api.start(&machine, r#"{"amount": 120, "hold": 2}"#, None).await.unwrap();
+    assert_eq!(api.describe(&execution).await.unwrap().status, ExecutionStatus::Running);
+    installation.shutdown().await;
+
+    let (died, _) = embedded(path.clone()).await;
+    drop(died);
+
+    let (installation, api) = embedded(path).await;
+    let ended = api.wait(&execution).await.unwrap();
+    assert_eq!(ended.status, ExecutionStatus::Succeeded);
+    installation.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_processes_do_not_share_a_directory_and_a_file_is_none() {
+    let data = TempDir::new();
+    let (installation, _) = embedded(Some(data.0.clone())).await;
+    let error = Installation::open_embedded(Some(data.0.clone())).await.err().unwrap();
+    assert!(error.to_string().contains("another process has it open"), "{error}");
+    let file = data.0.join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(Installation::open_embedded(Some(file)).await.is_err());
+    installation.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_the_api_role_only_operators_are_answered() {
+    let mut settings = Settings::embedded(None);
+    settings.roles.api = false;
+    let mut installation = Installation::open(settings).await.unwrap();
+    let api = installation.api_client().await.unwrap();
+    let error = api.call("ListStateMachines", &serde_json::json!({})).await.unwrap_err();
+    assert!(error.to_string().contains("is not the API"), "{error}");
+    installation.shutdown().await;
+}
