@@ -7,11 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stagepost_protocol::{ExecutionId, ShardId};
-use stagepost_store::{Batch, HistoryRow, Store, postgres, sqlite};
+use stagepost_protocol::{ExecutionId, Namespace, Payload, StateMachineArn, Timestamp};
+use stagepost_store::{Batch, HistoryRow, NewExecution, Store, postgres, sqlite};
 
-const EXECUTIONS: u64 = 200;
-const SECONDS: Duration = Duration::from_secs(2);
+/// So many executions run at once.
+const EXECUTIONS: usize = 200;
+/// So many decisions has each.
+const DECISIONS: usize = 10;
+const DURATION: Duration = Duration::from_secs(2);
 const PAYLOAD_BYTES: usize = 300;
 
 #[tokio::main]
@@ -34,17 +37,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn measure(name: &str, store: Arc<dyn Store>) -> Result<(), Box<dyn std::error::Error>> {
     let (leases, _) = store.lease("bench", Duration::from_secs(600), 16).await?;
-    assert_eq!(leases.first().map(|l| l.shard), Some(ShardId(0)));
     let payload = format!("[\"{}\"]", "0123456789".repeat(PAYLOAD_BYTES / 10));
-    let mut next = 0;
+    let (mut ids, mut next) = (Vec::new(), 0);
     for size in [1, 10, 100, 1000] {
         let (start, mut rows) = (Instant::now(), 0);
-        while start.elapsed() < SECONDS {
-            let history = (0..size).map(|_| {
+        while start.elapsed() < DURATION {
+            let mut batch = Batch { leases: leases.clone(), ..Batch::default() };
+            for _ in 0..size {
+                if next % (EXECUTIONS * DECISIONS) == 0 {
+                    let started = (0..EXECUTIONS).map(|n| new_execution(name, next + n));
+                    batch.started.extend(started);
+                    ids = batch.started.iter().rev().take(EXECUTIONS).map(|e| e.id).collect();
+                }
+                batch.history.push(row(&ids, next, &payload));
                 next += 1;
-                row(next, &payload)
-            });
-            let batch = Batch { leases: leases.clone(), history: history.collect(), ..Batch::default() };
+            }
             store.commit(batch).await?;
             rows += size;
         }
@@ -54,17 +61,30 @@ async fn measure(name: &str, store: Arc<dyn Store>) -> Result<(), Box<dyn std::e
     Ok(())
 }
 
-/// Decisions go round all executions, whose ids are spread as hashes are.
-fn row(n: u64, payload: &str) -> HistoryRow {
-    let (execution, generation) = (n % EXECUTIONS, n / EXECUTIONS / 10);
-    let mut id = [0; 16];
-    let seed = (execution + generation * EXECUTIONS).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    id[4..12].copy_from_slice(&seed.to_be_bytes());
+fn new_execution(name: &str, n: usize) -> NewExecution {
+    let state_machine = StateMachineArn { namespace: Namespace::default(), name: name.to_owned() };
+    let arn = state_machine.execution(&n.to_string());
+    NewExecution {
+        id: arn.id(),
+        arn,
+        state_machine,
+        definition_id: "d".to_owned(),
+        role_arn: "arn:aws:iam::000000000000:role/bench".to_owned(),
+        input: Payload::empty_object(),
+        started_at: Timestamp::from_millis(n as i64),
+        wake_at: Some(Timestamp::from_millis(n as i64)),
+        trace_header: None,
+    }
+}
+
+/// Decisions go round all executions that run.
+fn row(ids: &[ExecutionId], n: usize, payload: &str) -> HistoryRow {
+    let decision = (n / EXECUTIONS % DECISIONS) as u64 + 1;
     HistoryRow {
-        execution: ExecutionId::from_bytes(id),
-        first_event_id: n / EXECUTIONS + 1,
-        last_event_id: n / EXECUTIONS + 1,
-        sequence: n / EXECUTIONS + 1,
+        execution: ids[n % EXECUTIONS],
+        first_event_id: decision,
+        last_event_id: decision,
+        sequence: decision,
         epoch: 1,
         payload: payload.to_owned(),
     }

@@ -188,7 +188,8 @@ pub struct Batch {
     pub leases: Vec<Lease>,
     /// Executions that start. One that exists is a [`Error::Conflict`].
     pub started: Vec<NewExecution>,
-    /// Decisions, in order. One whose (execution, sequence) exists is a [`Error::Conflict`].
+    /// Decisions, in order, of executions that exist or that `started` holds. One whose (execution, sequence)
+    /// exists is a [`Error::Conflict`].
     pub history: Vec<HistoryRow>,
     /// Executions that end; their wake-ups are gone with it.
     pub ended: Vec<EndedExecution>,

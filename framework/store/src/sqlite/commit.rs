@@ -12,8 +12,8 @@ const CHECK: &str = "SELECT 1 FROM shards WHERE shard = ?1 AND epoch = ?2 AND ow
 const START: &str = "INSERT INTO executions (id, slot, account, region, state_machine, arn_state_machine, name, \
      definition_id, role_arn, status, started_at, wake_at, input, trace_header) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'RUNNING', ?10, ?11, ?12, ?13)";
-const HISTORY: &str = "INSERT INTO history (execution_id, sequence, first_event_id, last_event_id, epoch, payload) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+const HISTORY: &str = "INSERT INTO history (execution, sequence, first_event_id, last_event_id, epoch, payload) \
+     VALUES ((SELECT number FROM executions WHERE id = ?1), ?2, ?3, ?4, ?5, ?6)";
 const WAKE: &str = "UPDATE executions SET wake_at = ?2 WHERE id = ?1 AND stopped_at IS NULL";
 const END: &str = "UPDATE executions SET status = ?2, stopped_at = ?3, output = ?4, error = ?5, cause = ?6, \
      wake_at = NULL WHERE id = ?1";

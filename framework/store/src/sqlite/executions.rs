@@ -11,12 +11,12 @@ const LIST: &str = "SELECT id, account, region, state_machine, arn_state_machine
      FROM executions WHERE account = ?1 AND region = ?2 AND state_machine = ?3 \
      AND (started_at, id) < (?4, ?5) AND (?6 IS NULL OR status = ?6) \
      ORDER BY started_at DESC, id DESC LIMIT ?7";
-const HISTORY_ASCENDING: &str = "SELECT execution_id, sequence, first_event_id, last_event_id, epoch, payload \
-     FROM history WHERE execution_id = ?1 AND sequence >= ?2 AND first_event_id <= last_event_id \
-     ORDER BY sequence LIMIT ?3";
-const HISTORY_DESCENDING: &str = "SELECT execution_id, sequence, first_event_id, last_event_id, epoch, payload \
-     FROM history WHERE execution_id = ?1 AND sequence <= ?2 AND first_event_id <= last_event_id \
-     ORDER BY sequence DESC LIMIT ?3";
+const HISTORY_ASCENDING: &str = "SELECT ?1, sequence, first_event_id, last_event_id, epoch, payload FROM history \
+     WHERE execution = (SELECT number FROM executions WHERE id = ?1) AND sequence >= ?2 \
+     AND first_event_id <= last_event_id ORDER BY sequence LIMIT ?3";
+const HISTORY_DESCENDING: &str = "SELECT ?1, sequence, first_event_id, last_event_id, epoch, payload FROM history \
+     WHERE execution = (SELECT number FROM executions WHERE id = ?1) AND sequence <= ?2 \
+     AND first_event_id <= last_event_id ORDER BY sequence DESC LIMIT ?3";
 
 /// Selects what [`summary`] reads.
 pub(super) fn select(rest: &str) -> String {
@@ -103,26 +103,29 @@ pub(super) async fn history(
 /// The first row of a history that ends at an event or after it: found by halving, as the events of a history
 /// rise with its rows, and an index by event would cost every commit. `None`: it ends before.
 fn history_row_of(connection: &Connection, id: ExecutionId, event: i64) -> rusqlite::Result<Option<i64>> {
-    const LAST: &str = "SELECT sequence, last_event_id FROM history WHERE execution_id = ?1 \
+    const NUMBER: &str = "SELECT number FROM executions WHERE id = ?1";
+    const LAST: &str = "SELECT sequence, last_event_id FROM history WHERE execution = ?1 \
          ORDER BY sequence DESC LIMIT 1";
-    const FROM: &str = "SELECT sequence, last_event_id FROM history WHERE execution_id = ?1 AND sequence >= ?2 \
+    const FROM: &str = "SELECT sequence, last_event_id FROM history WHERE execution = ?1 AND sequence >= ?2 \
          ORDER BY sequence LIMIT 1";
+    let number = connection.prepare_cached(NUMBER)?.query_row([id.as_bytes()], |row| row.get::<_, i64>(0));
+    let Some(number) = number.optional()? else { return Ok(None) };
     let pair = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
-    let last = connection.prepare_cached(LAST)?.query_row([id.as_bytes()], pair).optional()?;
+    let last = connection.prepare_cached(LAST)?.query_row([number], pair).optional()?;
     let Some((mut high, _)) = last.filter(|(_, last)| *last >= event) else { return Ok(None) };
     let mut from = connection.prepare_cached(FROM)?;
     // Rows up to `low` end before the event; the first row from `high` on does not.
     let mut low = 0;
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        let (sequence, last) = from.query_row(params![id.as_bytes(), middle], pair)?;
+        let (sequence, last) = from.query_row(params![number, middle], pair)?;
         if last >= event {
             high = middle;
         } else {
             low = sequence;
         }
     }
-    from.query_row(params![id.as_bytes(), high], pair).map(|(sequence, _)| Some(sequence))
+    from.query_row(params![number, high], pair).map(|(sequence, _)| Some(sequence))
 }
 
 pub(super) fn summary(row: &Row<'_>) -> Result<ExecutionSummary> {

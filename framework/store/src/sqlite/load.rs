@@ -11,8 +11,8 @@ use crate::{Result, Snapshot, StoredExecution, slots::merged, stored};
 const WHAT: &str = "load executions";
 
 const SNAPSHOT: &str = "SELECT sequence, payload FROM snapshots WHERE execution_id = ?1";
-const HISTORY: &str = "SELECT execution_id, sequence, first_event_id, last_event_id, epoch, payload FROM history \
-     WHERE execution_id = ?1 AND sequence > ?2 ORDER BY sequence";
+const HISTORY: &str = "SELECT ?1, sequence, first_event_id, last_event_id, epoch, payload FROM history \
+     WHERE execution = (SELECT number FROM executions WHERE id = ?1) AND sequence > ?2 ORDER BY sequence";
 
 /// See [`crate::Store::load`].
 pub(super) async fn load(store: &SqliteStore, ids: &[ExecutionId]) -> Result<Vec<Option<StoredExecution>>> {

@@ -33,10 +33,11 @@ CREATE TABLE activities (
     PRIMARY KEY (account, region, name)
 ) WITHOUT ROWID;
 
--- One row per execution, written when it starts, when its wake-up moves and when it ends. With row ids, so that
--- new rows lie side by side however their ids are spread.
+-- One row per execution, written when it starts, when its wake-up moves and when it ends. Ids are spread like
+-- hashes; numbers rise, so what is new lies side by side.
 CREATE TABLE executions (
-    id BLOB NOT NULL PRIMARY KEY,
+    number INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
     slot INTEGER NOT NULL,
     account TEXT NOT NULL,
     region TEXT NOT NULL,
@@ -64,16 +65,17 @@ CREATE INDEX executions_due ON executions (wake_at, id, slot) WHERE wake_at IS N
 -- What runs, for recovery.
 CREATE INDEX executions_running ON executions (id, slot) WHERE stopped_at IS NULL;
 
--- One row per decision; inserted, read, and never changed. With row ids: decisions of many executions are
--- written side by side, and only the small index is touched in many places.
+-- One row per decision; inserted, read, and never changed. A commit writes whole pages to the log: rows are
+-- appended, and the key begins with the execution's number and not with its id, so that the decisions of the
+-- executions that run now touch few pages of it.
 CREATE TABLE history (
-    execution_id BLOB NOT NULL,
+    execution INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
     first_event_id INTEGER NOT NULL,
     last_event_id INTEGER NOT NULL,
     epoch INTEGER NOT NULL,
     payload TEXT NOT NULL,
-    PRIMARY KEY (execution_id, sequence)
+    PRIMARY KEY (execution, sequence)
 );
 
 CREATE TABLE snapshots (
