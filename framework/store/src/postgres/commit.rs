@@ -25,9 +25,11 @@ const START: &str = "INSERT INTO executions (id, slot, account, region, state_ma
      started_at, wake_at, input, trace_header)";
 const HISTORY: &str = "INSERT INTO history (execution_id, sequence, first_event_id, last_event_id, epoch, payload) \
      SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])";
-const WAKE: &str = "UPDATE executions e SET wake_at = new.wake_at \
-     FROM unnest($1::bytea[], $2::bigint[]) AS new (id, wake_at) WHERE e.id = new.id AND e.stopped_at IS NULL";
-const END: &str = "UPDATE executions e SET status = new.status, stopped_at = new.stopped_at, output = new.output, \
+// The condition is not in WHERE, where it would invite the planner to go through all that runs.
+pub(super) const WAKE: &str = "UPDATE executions e \
+     SET wake_at = CASE WHEN e.stopped_at IS NULL THEN new.wake_at END \
+     FROM unnest($1::bytea[], $2::bigint[]) AS new (id, wake_at) WHERE e.id = new.id";
+pub(super) const END: &str = "UPDATE executions e SET status = new.status, stopped_at = new.stopped_at, output = new.output, \
      error = new.error, cause = new.cause, wake_at = NULL \
      FROM unnest($1::bytea[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[]) \
      AS new (id, status, stopped_at, output, error, cause) WHERE e.id = new.id";

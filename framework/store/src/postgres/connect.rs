@@ -18,10 +18,10 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// After how long without a sign of the server a connection counts as dead.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Every statement of the coordinator goes by an index. A plan made while the tables were small (and kept, as
-/// the statements are prepared) must not read them whole once they are large.
-const ENGINE_SETTINGS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
-     -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
+/// Every statement goes by an index. A plan made while the tables were small (and kept, as the statements are
+/// prepared) must not read them whole once they are large: rows that are looked at cost more than look-ups.
+const SETTINGS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off \
+     -c enable_hashjoin=off -c enable_mergejoin=off -c random_page_cost=0.1 -c cpu_tuple_cost=1 -c jit=off";
 
 /// Settings of a [`super::PostgresStore`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +56,8 @@ pub(super) async fn connect(url: &str, options: &Options) -> Result<(Pool, Pool)
     let config = config(url, options)?;
     let shown = shown(&config);
     migrations::migrate(&config, &shown, options.schema.as_deref()).await?;
-    let api_settings = format!("-c statement_timeout={}", options.statement_timeout.as_millis());
-    let engine = pool(config.clone(), ENGINE_SETTINGS, options.engine_connections, &shown)?;
+    let api_settings = format!("{SETTINGS} -c statement_timeout={}", options.statement_timeout.as_millis());
+    let engine = pool(config.clone(), SETTINGS, options.engine_connections, &shown)?;
     let api = pool(config, &api_settings, options.api_connections, &shown)?;
     Ok((engine, api))
 }

@@ -1,4 +1,5 @@
-//! Who owns which shard. The rules are the functions `take_leases` and `check_leases` of the schema, so that a
+//! Who owns which shard. The rules are the functions `take_leases`, `release_leases` and
+//! `check_leases` of the schema, so that a
 //! heartbeat is one statement and the server's clock decides.
 
 use std::time::Duration;
@@ -9,9 +10,7 @@ use super::store::PostgresStore;
 use crate::{Error, Lease, Result};
 
 const TAKE: &str = "SELECT leased, epochs, fair_share FROM take_leases($1, $2, $3)";
-const RELEASE_SOME: &str = "UPDATE shards SET owner = NULL WHERE owner = $1 AND shard = ANY ($2)";
-const RELEASE_ALL: &str = "WITH left_behind AS (DELETE FROM owners WHERE owner = $1) \
-     UPDATE shards SET owner = NULL WHERE owner = $1";
+const RELEASE: &str = "SELECT release_leases($1, $2)";
 
 /// See [`crate::Store::lease`].
 pub(super) async fn lease(
@@ -32,15 +31,6 @@ pub(super) async fn lease(
 
 /// See [`crate::Store::release`].
 pub(super) async fn release(store: &PostgresStore, owner: &str, shards: Option<&[ShardId]>) -> Result<()> {
-    const WHAT: &str = "release leases";
-    match shards {
-        Some(shards) => {
-            let shards: Vec<i16> = shards.iter().map(|s| s.0 as i16).collect();
-            store.engine_rows(WHAT, RELEASE_SOME, &[&owner, &shards]).await?;
-        }
-        None => {
-            store.engine_rows(WHAT, RELEASE_ALL, &[&owner]).await?;
-        }
-    }
-    Ok(())
+    let shards: Option<Vec<i16>> = shards.map(|shards| shards.iter().map(|s| s.0 as i16).collect());
+    store.engine_rows("release leases", RELEASE, &[&owner, &shards]).await.map(drop)
 }

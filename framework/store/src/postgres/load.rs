@@ -14,14 +14,14 @@ const WHAT: &str = "load executions";
 // Nothing commits between the three: they see the database as of the first one.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const SNAPSHOTS: &str = "SELECT execution_id, sequence, payload FROM snapshots WHERE execution_id = ANY ($1)";
-const HISTORY: &str = "SELECT h.execution_id, h.sequence, h.first_event_id, h.last_event_id, h.epoch, h.payload \
+pub(super) const HISTORY: &str = "SELECT h.execution_id, h.sequence, h.first_event_id, h.last_event_id, h.epoch, h.payload \
      FROM unnest($1::bytea[]) AS wanted (id) LEFT JOIN snapshots s ON s.execution_id = wanted.id \
      CROSS JOIN LATERAL (SELECT * FROM history h \
      WHERE h.execution_id = wanted.id AND h.sequence > coalesce(s.sequence, 0) ORDER BY h.sequence) h";
-const DUE: &str = "SELECT wake_at, id FROM executions \
+pub(super) const DUE: &str = "SELECT wake_at, id FROM executions \
      WHERE wake_at <= $1 AND EXISTS (SELECT FROM unnest($2::int[], $3::int[]) AS r (first, past) \
      WHERE slot >= r.first AND slot < r.past) ORDER BY wake_at, id LIMIT $4";
-const RUNNING: &str = "SELECT id FROM executions \
+pub(super) const RUNNING: &str = "SELECT id FROM executions \
      WHERE stopped_at IS NULL AND id > $1 AND EXISTS (SELECT FROM unnest($2::int[], $3::int[]) AS r (first, past) \
      WHERE slot >= r.first AND slot < r.past) ORDER BY id LIMIT $4";
 
@@ -97,7 +97,7 @@ pub(super) async fn due(
 ) -> Result<Vec<(Timestamp, ExecutionId)>> {
     let (first, past) = bounds(slots);
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-        [&until.as_millis(), &first, &past, &(limit as i64)];
+        [&until.as_millis(), &first, &past, &rows_max(limit)];
     let rows = store.engine_rows("find due wake-ups", DUE, &params).await?;
     rows.iter().map(|row| Ok((Timestamp::from_millis(row.get(0)), stored::id(row.get(1))?))).collect()
 }
@@ -112,10 +112,14 @@ pub(super) async fn running(
     let (first, past) = bounds(slots);
     let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
     let rows =
-        store.engine_rows("find what runs", RUNNING, &[&after, &first, &past, &(limit as i64)]).await?;
+        store.engine_rows("find what runs", RUNNING, &[&after, &first, &past, &rows_max(limit)]).await?;
     rows.iter().map(|row| stored::id(row.get(0))).collect()
 }
 
 fn bounds(slots: &[Range<u16>]) -> (Vec<i32>, Vec<i32>) {
     merged(slots).into_iter().map(|r| (i32::from(r.start), i32::from(r.end))).unzip()
+}
+
+fn rows_max(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }

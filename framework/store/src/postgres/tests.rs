@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use tokio_postgres::{Client, NoTls};
 
-use super::{Options, PostgresStore};
+use super::{Options, PostgresStore, commit, load};
 use crate::{
     Batch, Error, Reader, Store,
     contract::{Database, Test, all_shards, load_one, new_execution, suite},
@@ -168,4 +168,28 @@ async fn a_database_that_is_not_there_is_unavailable() {
     let error = PostgresStore::connect(&url, Options::default()).await.err().unwrap();
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_made_on_empty_tables_look_rows_up() {
+    with_schema(|schema| async move {
+        let store = schema.connect().await;
+        let client = store.engine().await.unwrap();
+        for (sql, types, by) in [
+            (commit::WAKE, "bytea[], bigint[]", "executions_pkey"),
+            (commit::END, "bytea[], text[], bigint[], text[], text[], text[]", "executions_pkey"),
+            (load::HISTORY, "bytea[]", "history_pkey"),
+            (load::DUE, "bigint, int[], int[], bigint", "executions_due"),
+            (load::RUNNING, "bytea, int[], int[], bigint", "executions_running"),
+        ] {
+            let nulls = types.replace(|c| c != ',', "").replace(',', "NULL, ") + "NULL";
+            client.batch_execute(&format!("PREPARE planned ({types}) AS {sql}")).await.unwrap();
+            let plan = client.query(&format!("EXPLAIN EXECUTE planned ({nulls})"), &[]).await.unwrap();
+            let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+            let scan = plan.iter().position(|l| l.contains(&format!("using {by}"))).expect(by);
+            assert!(plan[scan + 1].contains("Index Cond"), "{sql}:\n{}", plan.join("\n"));
+            client.batch_execute("DEALLOCATE planned").await.unwrap();
+        }
+    })
+    .await;
 }

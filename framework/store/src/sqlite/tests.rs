@@ -64,6 +64,20 @@ async fn a_database_that_is_open_elsewhere_is_refused() {
 }
 
 #[tokio::test]
+async fn what_was_committed_survives_the_end_of_the_process_at_any_moment() {
+    let (directory, copy) = (Directory::new(), Directory::new());
+    let store = directory.open().await;
+    let id = start(&*store, vec![new_execution("one")]).await[0];
+    // The files as a killed process leaves them: nothing was closed or moved from the log to the database.
+    std::fs::create_dir_all(copy.file().parent().unwrap()).unwrap();
+    for end in ["", "-wal"] {
+        let file = |d: &Directory| d.file().with_extension(format!("db{end}"));
+        std::fs::copy(file(&directory), file(&copy)).unwrap();
+    }
+    assert!(load_one(&*copy.open().await, id).await.is_some());
+}
+
+#[tokio::test]
 async fn a_newer_schema_and_a_file_that_is_no_database_are_refused() {
     let directory = Directory::new();
     drop(directory.open().await);

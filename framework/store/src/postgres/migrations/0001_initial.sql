@@ -179,6 +179,17 @@ BEGIN
     FROM shards s WHERE s.owner = caller AND s.shard < shard_count;
 END $$;
 
+-- Gives shards back; NULL: all of them, and the membership.
+CREATE FUNCTION release_leases(caller text, released smallint[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('stagepost.leases.' || current_schema(), 0));
+    UPDATE shards s SET owner = NULL
+    WHERE s.owner = caller AND (released IS NULL OR s.shard = ANY (released));
+    IF released IS NULL THEN
+        DELETE FROM owners o WHERE o.owner = caller;
+    END IF;
+END $$;
+
 -- The first row of a history that ends at an event or after it: found by halving, as the events of a history
 -- rise with its rows, and an index by event would cost every commit. NULL: it ends before.
 CREATE FUNCTION history_row_of(execution bytea, event bigint) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
