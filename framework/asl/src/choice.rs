@@ -69,6 +69,13 @@ impl Rule {
         self.test.holds(data)
     }
 
+    /// The paths in it.
+    pub fn paths(&self) -> Vec<&Path> {
+        let mut paths = Vec::new();
+        self.test.paths(&mut paths);
+        paths
+    }
+
     /// Compiles an element of `Choices`; its `Next` is the caller's.
     pub(crate) fn read(found: &mut Findings, node: &Node<'_>) -> Option<Rule> {
         if node.has("Assign") {
@@ -79,6 +86,29 @@ impl Rule {
 }
 
 impl Test {
+    fn paths<'t>(&'t self, paths: &mut Vec<&'t Path>) {
+        match self {
+            Test::And(tests) | Test::Or(tests) => tests.iter().for_each(|test| test.paths(paths)),
+            Test::Not(test) => test.paths(paths),
+            Test::Compare { variable, comparison } => {
+                paths.push(variable);
+                match comparison {
+                    Comparison::Text(_, Operand::Path(path))
+                    | Comparison::Number(_, Operand::Path(path))
+                    | Comparison::Timestamp(_, Operand::Path(path))
+                    | Comparison::Boolean(Operand::Path(path)) => paths.push(path),
+                    Comparison::Is(..)
+                    | Comparison::IsPresent(_)
+                    | Comparison::Matches(_)
+                    | Comparison::Text(_, Operand::Constant(_))
+                    | Comparison::Number(_, Operand::Constant(_))
+                    | Comparison::Timestamp(_, Operand::Constant(_))
+                    | Comparison::Boolean(Operand::Constant(_)) => {}
+                }
+            }
+        }
+    }
+
     fn holds(&self, data: &Data<'_>) -> Result<bool, EvalError> {
         match self {
             Test::And(tests) => {

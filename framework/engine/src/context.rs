@@ -55,7 +55,6 @@ impl Need {
 }
 
 /// What the context object shows besides the execution and its state.
-#[derive(Default)]
 pub(crate) struct Extras<'a> {
     /// The token of the attempt that is about to be scheduled.
     pub(crate) token: Option<TaskToken>,
@@ -64,7 +63,7 @@ pub(crate) struct Extras<'a> {
 }
 
 /// The context object.
-pub(crate) fn build(execution: &Execution, step: Option<&Step>, extras: &Extras<'_>, need: Need) -> Value {
+pub(crate) fn build(execution: &Execution, step: &Step, extras: &Extras<'_>, need: Need) -> Value {
     if need == Need::Nothing {
         return Value::Null;
     }
@@ -83,16 +82,14 @@ pub(crate) fn build(execution: &Execution, step: Option<&Step>, extras: &Extras<
     context.insert("Execution".into(), about.into());
     context
         .insert("StateMachine".into(), json!({ "Id": machine.to_string(), "Name": machine.name.as_str() }));
-    if let Some(step) = step {
-        let state = execution.definition().state(step.state());
-        let mut shown = Map::new();
-        shown.insert("Name".into(), (*state.name).into());
-        shown.insert("EnteredTime".into(), step.entered_at.to_string().into());
-        if matches!(state.kind, StateKind::Task(_) | StateKind::Parallel(_) | StateKind::Map(_)) {
-            shown.insert("RetryCount".into(), step.retries().into());
-        }
-        context.insert("State".into(), shown.into());
+    let state = execution.definition().state(step.state());
+    let mut shown = Map::new();
+    shown.insert("Name".into(), (*state.name).into());
+    shown.insert("EnteredTime".into(), step.entered_at.to_string().into());
+    if matches!(state.kind, StateKind::Task(_) | StateKind::Parallel(_) | StateKind::Map(_)) {
+        shown.insert("RetryCount".into(), step.retries().into());
     }
+    context.insert("State".into(), shown.into());
     if let Some(token) = &extras.token {
         context.insert("Task".into(), json!({ "Token": token.as_str() }));
     }

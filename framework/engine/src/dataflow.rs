@@ -59,10 +59,11 @@ pub(crate) struct Evaluation<'e> {
     step: &'e Step,
     state: &'e State,
     env: &'e Env<'e>,
-    extras: Extras<'e>,
+    item: Option<(u32, &'e Payload)>,
+    shows_token: bool,
     variables: Map<String, Value>,
     raw: OnceCell<Value>,
-    /// The items of the Map state that the step runs under, kept alive for `extras`.
+    /// The items of the Map state that the step runs under, with the place of its own.
     items: OnceCell<Option<(u32, Arc<Vec<Payload>>)>>,
 }
 
@@ -80,7 +81,8 @@ impl<'e> Evaluation<'e> {
             step,
             state,
             env,
-            extras: Extras::default(),
+            item: None,
+            shows_token: false,
             variables: Map::new(),
             raw: OnceCell::new(),
             items: OnceCell::new(),
@@ -89,14 +91,13 @@ impl<'e> Evaluation<'e> {
 
     /// The context object shows the token of the attempt that the next event will schedule.
     pub(crate) fn with_token_of_next_event(mut self) -> Evaluation<'e> {
-        let next = self.execution.last_event_id() + 1;
-        self.extras.token = Some(self.env.token_key.sign(self.execution.id(), next));
+        self.shows_token = true;
         self
     }
 
     /// The context object shows this item.
     pub(crate) fn with_item(mut self, index: u32, item: &'e Payload) -> Evaluation<'e> {
-        self.extras.item = Some((index, item));
+        self.item = Some((index, item));
         self
     }
 
@@ -106,19 +107,25 @@ impl<'e> Evaluation<'e> {
     }
 
     fn context(&self, need: Need) -> Value {
-        if need == Need::Nothing || self.extras.item.is_some() {
-            return context::build(self.execution, Some(self.step), &self.extras, need);
+        if need == Need::Nothing {
+            return Value::Null;
         }
+        let next = self.execution.last_event_id() + 1;
+        let token = self.shows_token.then(|| self.env.token_key.sign(self.execution.id(), next));
+        let item = self.item.or_else(|| self.surrounding_item());
+        context::build(self.execution, self.step, &Extras { token, item }, need)
+    }
+
+    /// The item of the iteration that the state is in, if it is in one.
+    fn surrounding_item(&self) -> Option<(u32, &Payload)> {
         let surrounding = self.items.get_or_init(|| {
             let scope = self.execution.live.scope(self.scope)?;
             let (map, index) = context::iteration(self.execution, scope)?;
             let items = crate::states::map::items(self.execution, map, self.env).ok()?;
             Some((index, items))
         });
-        let item =
-            surrounding.as_ref().and_then(|(index, items)| Some((*index, items.get(*index as usize)?)));
-        let extras = Extras { token: self.extras.token.clone(), item };
-        context::build(self.execution, Some(self.step), &extras, need)
+        let (index, items) = surrounding.as_ref()?;
+        Some((*index, items.get(*index as usize)?))
     }
 
     fn with_data<T>(&self, input: &Value, need: Need, evaluate: impl FnOnce(&Data<'_>) -> T) -> T {
@@ -143,6 +150,22 @@ impl<'e> Evaluation<'e> {
         selected.map_err(|e| self.failure(&e))
     }
 
+    /// What a path selects, for the field that `field` names in the error.
+    pub(crate) fn select_for(&self, path: &Path, field: &str, input: &Value) -> Result<Value, StateFailure> {
+        let selected = self.with_data(input, Need::of_source(path.source()), |data| {
+            path.select_for(data, field).map(|value| value.into_owned())
+        });
+        selected.map_err(|e| self.failure(&e))
+    }
+
+    /// The array that an `ItemsPath` selects.
+    pub(crate) fn select_items(&self, path: &Path, input: &Value) -> Result<Value, StateFailure> {
+        let selected = self.with_data(input, Need::of_source(path.source()), |data| {
+            path.select_items(data).map(|value| value.into_owned())
+        });
+        selected.map_err(|e| self.failure(&e))
+    }
+
     /// What a path selects, if it does.
     pub(crate) fn find(&self, path: &Path, input: &Value) -> Option<Value> {
         self.with_data(input, Need::of_source(path.source()), |data| {
@@ -159,11 +182,11 @@ impl<'e> Evaluation<'e> {
     /// The first rule that holds, by its place.
     pub(crate) fn first_rule<'r>(
         &self,
-        rules: impl Iterator<Item = &'r Rule>,
-        need: Need,
+        rules: impl Iterator<Item = &'r Rule> + Clone,
         input: &Value,
     ) -> Result<Option<usize>, StateFailure> {
-        self.with_data(input, need, |data| {
+        let need = rules.clone().flat_map(Rule::paths).map(|path| Need::of_source(path.source())).max();
+        self.with_data(input, need.unwrap_or(Need::Nothing), |data| {
             for (place, rule) in rules.enumerate() {
                 if rule.matches(data)? {
                     return Ok(Some(place));

@@ -4,7 +4,6 @@ use stagepost_asl::{ChoiceState, StateIndex, Transition};
 use stagepost_protocol::Payload;
 
 use crate::{
-    context::Need,
     dataflow::Evaluation,
     decide::{Decider, Ready, StateFailure},
     history::ScopeId,
@@ -21,7 +20,7 @@ fn choose(evaluation: &Evaluation<'_>, choice: &ChoiceState) -> Result<(Payload,
     let input = evaluation.input()?;
     let value = input.clone().into_value();
     let rules = choice.choices.iter().map(|(rule, _)| rule);
-    let next = match evaluation.first_rule(rules, Need::All, &value)? {
+    let next = match evaluation.first_rule(rules, &value)? {
         Some(place) => choice.choices[place].1,
         None => choice.default.ok_or_else(|| {
             // In the service's words; it does not use States.NoChoiceMatched here.

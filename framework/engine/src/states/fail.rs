@@ -1,7 +1,7 @@
 //! Fail: ends its scope with an error.
 
 use serde_json::Value;
-use stagepost_asl::{FailState, Text, path::Path};
+use stagepost_asl::{FailState, Text};
 
 use crate::{
     dataflow::Evaluation,
@@ -25,7 +25,10 @@ fn failure(evaluation: &Evaluation<'_>, fail: &FailState) -> Result<StateFailure
 fn evaluate(evaluation: &Evaluation<'_>, text: &Text, field: &str) -> Result<String, StateFailure> {
     let value = match text {
         Text::Fixed(text) => return Ok(text.clone()),
-        Text::Path(path) => select(evaluation, path, field)?,
+        Text::Path(path) => {
+            let input = evaluation.input()?.into_value();
+            evaluation.select_for(path, &format!("{field}Path"), &input)?
+        }
         Text::Intrinsic(call) => {
             let input = evaluation.input()?.into_value();
             evaluation.intrinsic(call, &input)?
@@ -37,14 +40,4 @@ fn evaluate(evaluation: &Evaluation<'_>, text: &Text, field: &str) -> Result<Str
             Err(evaluation.runtime(&format!("The {field}Path field must refer to a string but was: {other}")))
         }
     }
-}
-
-fn select(evaluation: &Evaluation<'_>, path: &Path, field: &str) -> Result<Value, StateFailure> {
-    let input = evaluation.input()?.into_value();
-    evaluation.find(path, &input).ok_or_else(|| {
-        let source = path.source();
-        evaluation.runtime(&format!(
-            "The JSONPath '{source}' specified for the field '{field}Path' could not be found in the input '{input}'"
-        ))
-    })
 }

@@ -56,16 +56,11 @@ pub(crate) fn items(
     let input = evaluation.input()?.into_value();
     let found = match &map.items_path {
         None => input,
-        Some(path) => evaluation.select(path, &input)?,
+        Some(path) => evaluation.select_items(path, &input)?,
     };
     match found {
         Value::Array(items) => Ok(Arc::new(items.iter().map(Payload::from_value).collect())),
-        other => Err(match &map.items_path {
-            Some(path) => {
-                evaluation.runtime(&format!("Reference path \"{}\" must point to array.", path.source()))
-            }
-            None => evaluation.runtime(&format!("Map state input must be an array but was: {other}")),
-        }),
+        other => Err(evaluation.runtime(&format!("Map state input must be an array but was: {other}"))),
     }
 }
 

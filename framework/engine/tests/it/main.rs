@@ -3,4 +3,5 @@
 #![expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
 
 mod histories;
+mod random;
 mod support;

@@ -1,0 +1,244 @@
+//! Random definitions, driven by random reports, wake-ups and stops: after every decision the stored history replays
+//! to the live state, a snapshot restores it, the invariants hold, and every execution ends.
+
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+use stagepost_engine::{Command, Input};
+use stagepost_protocol::{ReportOutcome, Timestamp};
+
+use crate::support::{Run, machine, payload};
+
+/// Decisions of a generator, read from bytes so that shrinking works.
+struct Choices<'b> {
+    bytes: &'b [u8],
+    at: usize,
+}
+
+impl Choices<'_> {
+    fn below(&mut self, limit: usize) -> usize {
+        let byte = self.bytes.get(self.at).copied().unwrap_or(0);
+        self.at += 1;
+        usize::from(byte) % limit
+    }
+
+    fn one_in(&mut self, limit: usize) -> bool {
+        self.below(limit) == limit - 1
+    }
+}
+
+struct Builder<'b> {
+    choices: Choices<'b>,
+    names: usize,
+}
+
+const DEPTH_MAX: usize = 3;
+
+impl Builder<'_> {
+    fn scope(&mut self, depth: usize) -> Value {
+        let length = 1 + self.choices.below(3);
+        let names: Vec<String> = (0..length)
+            .map(|_| {
+                self.names += 1;
+                format!("S{}", self.names)
+            })
+            .collect();
+        let states: Map<String, Value> =
+            (0..length).map(|i| (names[i].clone(), self.state(&names, i, depth))).collect();
+        json!({ "StartAt": names[0], "States": states })
+    }
+
+    fn state(&mut self, names: &[String], i: usize, depth: usize) -> Value {
+        let next = names.get(i + 1);
+        let mut state = match self.choices.below(if depth < DEPTH_MAX { 10 } else { 7 }) {
+            0..=2 => self.task(),
+            3 => self.pass(),
+            4 => json!({ "Type": "Wait", "Seconds": self.choices.below(4) }),
+            5 => match next {
+                Some(next) => {
+                    let last = &names[names.len() - 1];
+                    let rule = json!({ "Variable": "$.a", "IsPresent": true, "Next": last });
+                    let loose = json!({ "Variable": "$$.State.Name", "StringEquals": "?", "Next": next });
+                    return json!({ "Type": "Choice", "Choices": [rule, loose], "Default": next });
+                }
+                None => return json!({ "Type": "Succeed" }),
+            },
+            6 => match next {
+                Some(_) => self.pass(),
+                None => return json!({ "Type": "Fail", "Error": "X", "Cause": "f" }),
+            },
+            7 => {
+                let branches: Vec<Value> =
+                    (0..1 + self.choices.below(3)).map(|_| self.scope(depth + 1)).collect();
+                json!({ "Type": "Parallel", "Branches": branches })
+            }
+            _ => self.map(depth),
+        };
+        if matches!(state["Type"].as_str(), Some("Task" | "Parallel" | "Map")) {
+            self.handle_errors(&mut state, next);
+        }
+        match next {
+            Some(next) => state["Next"] = json!(next),
+            None => state["End"] = json!(true),
+        }
+        state
+    }
+
+    fn handle_errors(&mut self, state: &mut Value, next: Option<&String>) {
+        if self.choices.one_in(2) {
+            let seconds = 1 + self.choices.below(3);
+            let error = ["X", "States.ALL", "States.Timeout"][self.choices.below(3)];
+            let jitter = ["NONE", "FULL"][self.choices.below(2)];
+            state["Retry"] = json!([{ "ErrorEquals": [error], "MaxAttempts": 1, "IntervalSeconds": seconds,
+                "JitterStrategy": jitter }]);
+        }
+        if let Some(next) = next
+            && self.choices.one_in(2)
+        {
+            let error = ["X", "States.ALL"][self.choices.below(2)];
+            state["Catch"] = json!([{ "ErrorEquals": [error], "Next": next, "ResultPath": "$.a" }]);
+        }
+    }
+
+    fn task(&mut self) -> Value {
+        if self.choices.one_in(4) {
+            let token = ["", ".waitForTaskToken"][self.choices.below(2)];
+            return json!({
+                "Type": "Task",
+                "Resource": format!("arn:aws:states:::sqs:sendMessage{token}"),
+                "Parameters": { "QueueUrl": "q", "MessageBody": { "t.$": "$$.Task.Token", "in.$": "$" } },
+                "HeartbeatSeconds": 30,
+                "TimeoutSeconds": 100,
+            });
+        }
+        let mut task = json!({ "Type": "Task", "Resource": "arn:aws:states:::activity:a" });
+        if self.choices.one_in(2) {
+            task["TimeoutSeconds"] = json!(5);
+        }
+        if self.choices.one_in(2) {
+            task["HeartbeatSeconds"] = json!(2);
+        }
+        if self.choices.one_in(3) {
+            task["Parameters"] = json!({ "n.$": "$$.State.RetryCount", "in.$": "$" });
+            task["ResultPath"] = json!("$.r");
+        }
+        task
+    }
+
+    fn pass(&mut self) -> Value {
+        match self.choices.below(4) {
+            0 => json!({ "Type": "Pass" }),
+            1 => json!({ "Type": "Pass", "Result": { "a": 1 } }),
+            2 => json!({ "Type": "Pass", "Parameters": { "id.$": "$$.Execution.Id", "in.$": "$" } }),
+            _ => json!({ "Type": "Pass", "InputPath": "$.missing" }),
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Value {
+        let mut map = json!({
+            "Type": "Map",
+            "ItemsPath": "$$.Execution.Input.items",
+            "MaxConcurrency": self.choices.below(3),
+            "ItemProcessor": self.scope(depth + 1),
+        });
+        if self.choices.one_in(2) {
+            map["ItemSelector"] = json!({ "v.$": "$$.Map.Item.Value", "i.$": "$$.Map.Item.Index" });
+        }
+        if self.choices.one_in(3) {
+            map["ToleratedFailureCount"] = json!(self.choices.below(2));
+        }
+        map
+    }
+}
+
+fn open_attempts(run: &Run) -> Vec<u64> {
+    let id = |command| match command {
+        Command::Dispatch(dispatch) => dispatch.event_id,
+        Command::Send(send) => send.event_id,
+    };
+    run.pending().into_iter().map(id).collect()
+}
+
+fn act(run: &mut Run, choices: &mut Choices<'_>) {
+    let open = open_attempts(run);
+    let newest = usize::try_from(run.execution.last_event_id()).unwrap();
+    let event_id = match open.len() {
+        0 => choices.below(newest + 2) as u64,
+        n if choices.one_in(8) => open[0] + choices.below(n + 1) as u64,
+        n => open[choices.below(n)],
+    };
+    let started_at = choices.one_in(3).then(|| Timestamp::from_millis(choices.below(200) as i64 * 10_000));
+    let outcome = match choices.below(8) {
+        0..=2 => ReportOutcome::Succeeded(payload(&json!({ "v": choices.below(9) }))),
+        3 => ReportOutcome::Failed { error: Some("X".into()), cause: None },
+        4 => ReportOutcome::Failed { error: None, cause: Some("c".into()) },
+        5 => ReportOutcome::Started,
+        6 => ReportOutcome::Heartbeat,
+        _ => {
+            // Time passes: to the next deadline, or by some seconds.
+            let later = run.now.plus_millis(choices.below(4) as i64 * 700);
+            let due = run.execution.next_deadline().filter(|_| choices.one_in(2));
+            run.now = due.unwrap_or(later).max(run.now);
+            let before = run.execution.next_deadline();
+            let woken = run.decide(Input::Wake);
+            assert_eq!(woken.is_ok(), before.is_some_and(|at| at <= run.now));
+            return;
+        }
+    };
+    // What is ignored is checked by `decide`: it changes nothing.
+    let _ = run.decide(Input::Report { event_id, worker: None, started_at, outcome });
+}
+
+fn finish(run: &mut Run) {
+    for _ in 0..2_000 {
+        if run.execution.end().is_some() {
+            return;
+        }
+        match open_attempts(run).first() {
+            Some(event_id) => run.succeed(*event_id, json!({ "done": true })),
+            None => run.wake_at_deadline(),
+        }
+    }
+    panic!("it does not end:\n{}", run.history());
+}
+
+fn chain_holds(run: &Run) {
+    let mut visible = 0;
+    let mut at = Timestamp::from_millis(0);
+    for event in &run.events {
+        visible += u64::from(!event.kind.is_hidden());
+        assert_eq!(event.id, visible);
+        assert!(event.previous_id <= event.id, "an event follows an earlier one");
+        assert!(event.at >= at, "timestamps do not go backwards");
+        at = event.at;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn replay_is_the_live_state_and_every_execution_ends(
+        definition in prop::collection::vec(any::<u8>(), 0..200),
+        actions in prop::collection::vec(any::<u8>(), 0..240),
+        stop in prop::bool::weighted(0.1),
+    ) {
+        let mut builder = Builder { choices: Choices { bytes: &definition, at: 0 }, names: 0 };
+        let mut document = builder.scope(0);
+        if builder.choices.one_in(4) {
+            document["TimeoutSeconds"] = json!(20);
+        }
+        let definition = machine(&document);
+        let mut run = Run::start(&definition, json!({ "items": [1, { "a": 2 }, "three"] }));
+        let mut choices = Choices { bytes: &actions, at: 0 };
+        while choices.at < actions.len() && run.execution.end().is_none() {
+            act(&mut run, &mut choices);
+        }
+        if stop && run.execution.end().is_none() {
+            run.decide(Input::Stop { error: None, cause: Some("enough".into()) }).unwrap();
+        }
+        finish(&mut run);
+        chain_holds(&run);
+        prop_assert!(run.pending().is_empty());
+        prop_assert_eq!(run.execution.next_deadline(), None);
+    }
+}
