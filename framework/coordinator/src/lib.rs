@@ -32,6 +32,6 @@ mod wake;
 
 pub use client::{Client, ClientError};
 pub use metrics::Metrics;
-pub use options::{Clock, Options, Trigger};
-pub use recover::{Recovered, recover};
+pub use options::{Clock, Observer, Options, Trigger};
+pub use recover::{RecoverError, Recovered, recover};
 pub use run::{Coordinator, Parts, installation_token_key};

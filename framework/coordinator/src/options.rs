@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use stagepost_protocol::{Shards, StateMachineArn, Timestamp, topology::Topology};
+use stagepost_protocol::{ExecutionId, Shards, StateMachineArn, Timestamp, topology::Topology};
 
 /// Where the time comes from.
 #[derive(Clone)]
@@ -37,6 +37,9 @@ pub struct Trigger {
     pub state_machine: StateMachineArn,
 }
 
+/// Is told of executions, by their ids. Must return at once.
+pub type Observer = Arc<dyn Fn(ExecutionId) + Send + Sync>;
+
 /// Settings of a coordinator, with defaults that fit.
 #[derive(Clone)]
 pub struct Options {
@@ -63,6 +66,8 @@ pub struct Options {
     pub recover_shards: bool,
     /// Queues that start executions.
     pub triggers: Vec<Trigger>,
+    /// Is told of each execution that this coordinator ended, once that is committed.
+    pub on_end: Option<Observer>,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -81,6 +86,7 @@ impl Default for Options {
             start_guard: Duration::from_secs(5),
             recover_shards: false,
             triggers: Vec::new(),
+            on_end: None,
             clock: Clock::system(),
         }
     }

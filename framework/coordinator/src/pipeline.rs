@@ -20,7 +20,11 @@ use stagepost_protocol::{ExecutionId, Message, ShardId};
 use stagepost_store::{Batch, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::metrics::{Metrics, add};
+use crate::{
+    metrics::{Metrics, add},
+    options::Observer,
+    run::Parts,
+};
 
 /// Batches whose publications may be unconfirmed at a time.
 const PUBLISHING_MAX: usize = 32;
@@ -40,6 +44,8 @@ pub(crate) struct Decided {
     pub(crate) replies: Vec<Message>,
     /// The deliveries that led to this batch, in order.
     pub(crate) deliveries: Vec<(Arc<dyn Acker>, Vec<DeliveryTag>)>,
+    /// The executions that it ends.
+    pub(crate) ended: Vec<ExecutionId>,
     /// The executions that it changes.
     pub(crate) executions: Vec<ExecutionId>,
     /// Told when this batch and all before it are settled.
@@ -55,6 +61,7 @@ impl Decided {
             messages: Vec::new(),
             replies: Vec::new(),
             deliveries: Vec::new(),
+            ended: Vec::new(),
             executions: Vec::new(),
             barriers: Vec::new(),
         }
@@ -82,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) metrics: Arc<Metrics>,
+    on_end: Option<Observer>,
     generation: AtomicU64,
     settled: Mutex<Vec<(u64, Vec<ExecutionId>)>>,
     lost: Mutex<Vec<ShardId>>,
@@ -96,11 +104,12 @@ fn take<T: Default>(mutex: &Mutex<T>) -> T {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Arc<dyn Store>, broker: Arc<dyn Broker>, metrics: Arc<Metrics>) -> Shared {
+    pub(crate) fn new(parts: Parts, metrics: Arc<Metrics>, on_end: Option<Observer>) -> Shared {
         Shared {
-            store,
-            broker,
+            store: parts.store,
+            broker: parts.broker,
             metrics,
+            on_end,
             generation: AtomicU64::new(0),
             settled: Mutex::default(),
             lost: Mutex::default(),
@@ -172,6 +181,9 @@ pub(crate) async fn commit(
                 if written {
                     add(&shared.metrics.batches, 1);
                     add(&shared.metrics.decisions, rows);
+                }
+                if let Some(on_end) = &shared.on_end {
+                    next.ended.iter().for_each(|id| on_end(*id));
                 }
                 if committed.send(next).await.is_err() {
                     return;

@@ -54,10 +54,9 @@ impl Coordinator {
         options: Options,
         token_key: TokenKey,
     ) -> Result<Coordinator, stagepost_broker::Error> {
-        let Parts { store, broker } = parts;
-        broker.declare(&[QueueSpec::ours(options.topology.dead_letters())]).await?;
+        parts.broker.declare(&[QueueSpec::ours(options.topology.dead_letters())]).await?;
         let metrics = Arc::new(Metrics::default());
-        let shared = Arc::new(Shared::new(store, broker, metrics.clone()));
+        let shared = Arc::new(Shared::new(parts, metrics.clone(), options.on_end.clone()));
         let (shutdown, stopped) = watch::channel(false);
         let (feed, fed) = mpsc::channel(FEEDS_MAX);
         // One batch waits while one is committed: a deeper pipeline would only make batches smaller.

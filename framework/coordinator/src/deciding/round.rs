@@ -358,6 +358,7 @@ impl<'a> Round<'a> {
                 add(&self.deciding.shared.metrics.executions_ended, 1);
                 self.wakes.remove(&id);
                 batch.ended.push(end);
+                self.decided.ended.push(id);
             }
             None => {
                 let worth = (entry.execution.approximate_bytes() / SNAPSHOT_BYTES_PER_EVENT) as u64;
