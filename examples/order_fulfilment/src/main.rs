@@ -1,0 +1,3 @@
+//! Example. 
+mod activities;
+fn main(){}
