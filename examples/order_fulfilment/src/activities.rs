@@ -10,26 +10,26 @@ use stagepost::{ActivityError, Context, Failure, State, activity};
 
 /// An order, as the web shop sends it. Fields that earlier steps added are read where they are needed.
 #[derive(Debug, Deserialize)]
-pub struct Order {
+pub(crate) struct Order {
     /// Given by the web shop.
-    pub order_id: String,
+    pub(crate) order_id: String,
     /// Who pays.
-    pub card: String,
+    pub(crate) card: String,
     /// Where it goes.
-    pub address: String,
+    pub(crate) address: String,
     /// What was ordered.
-    pub items: Vec<Item>,
+    pub(crate) items: Vec<Item>,
 }
 
 /// One line of an order.
 #[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct Item {
+pub(crate) struct Item {
     /// The article.
-    pub sku: String,
+    pub(crate) sku: String,
     /// How many.
-    pub quantity: u32,
+    pub(crate) quantity: u32,
     /// For one.
-    pub price_cents: u64,
+    pub(crate) price_cents: u64,
 }
 
 impl Order {
@@ -40,7 +40,7 @@ impl Order {
 
 /// The warehouse's books: which order has reserved what. A real shop would keep them in its database.
 #[derive(Debug, Default)]
-pub struct Warehouse {
+pub(crate) struct Warehouse {
     reserved: Mutex<HashMap<String, Vec<Item>>>,
 }
 
@@ -52,7 +52,7 @@ impl Warehouse {
 
 /// What can go wrong in the warehouse.
 #[derive(Debug, thiserror::Error, ActivityError)]
-pub enum WarehouseError {
+pub(crate) enum WarehouseError {
     /// An article is not there.
     #[error("{sku} is out of stock")]
     #[activity_error("Warehouse.OutOfStock")]
@@ -64,14 +64,17 @@ pub enum WarehouseError {
 
 /// What was reserved.
 #[derive(Debug, Serialize)]
-pub struct Reservation {
+pub(crate) struct Reservation {
     /// How many lines.
-    pub lines: usize,
+    pub(crate) lines: usize,
 }
 
 /// Reserves every item of the order. Reserving again for the same order changes nothing.
 #[activity(idempotent)]
-pub async fn check_stock(warehouse: State<Warehouse>, order: Order) -> Result<Reservation, WarehouseError> {
+pub(crate) async fn check_stock(
+    warehouse: State<Warehouse>,
+    order: Order,
+) -> Result<Reservation, WarehouseError> {
     if let Some(item) = order.items.iter().find(|item| item.sku == "phoenix-feather") {
         return Err(WarehouseError::OutOfStock { sku: item.sku.clone() });
     }
@@ -82,14 +85,17 @@ pub async fn check_stock(warehouse: State<Warehouse>, order: Order) -> Result<Re
 
 /// Gives back what an order has reserved.
 #[activity(idempotent)]
-pub async fn release_stock(warehouse: State<Warehouse>, order: Order) -> Result<Reservation, WarehouseError> {
+pub(crate) async fn release_stock(
+    warehouse: State<Warehouse>,
+    order: Order,
+) -> Result<Reservation, WarehouseError> {
     let released = warehouse.books().remove(&order.order_id);
     Ok(Reservation { lines: released.map_or(0, |items| items.len()) })
 }
 
 /// What can go wrong with a payment.
 #[derive(Debug, thiserror::Error, ActivityError)]
-pub enum PaymentError {
+pub(crate) enum PaymentError {
     /// Try again later.
     #[error("the payment gateway does not answer")]
     #[activity_error("Payments.GatewayUnavailable")]
@@ -105,17 +111,17 @@ pub enum PaymentError {
 
 /// A payment.
 #[derive(Debug, Serialize)]
-pub struct Payment {
+pub(crate) struct Payment {
     /// The gateway's id of it.
-    pub charge_id: String,
+    pub(crate) charge_id: String,
     /// How much.
-    pub amount_cents: u64,
+    pub(crate) amount_cents: u64,
 }
 
 /// Charges the card. The idempotency key is the same for all attempts of this step, so a gateway that knows it
 /// already charges nothing twice.
 #[activity]
-pub async fn charge_payment(cx: Context, order: Order) -> Result<Payment, PaymentError> {
+pub(crate) async fn charge_payment(cx: Context, order: Order) -> Result<Payment, PaymentError> {
     if order.card.starts_with("flaky") && cx.attempt() == 1 {
         return Err(PaymentError::GatewayUnavailable);
     }
@@ -128,7 +134,7 @@ pub async fn charge_payment(cx: Context, order: Order) -> Result<Payment, Paymen
 
 /// An order that was paid.
 #[derive(Debug, Deserialize)]
-pub struct PaidOrder {
+pub(crate) struct PaidOrder {
     order_id: String,
     payment: Paid,
 }
@@ -141,18 +147,18 @@ struct Paid {
 
 /// Money that went back.
 #[derive(Debug, Serialize)]
-pub struct Refund {
+pub(crate) struct Refund {
     /// The gateway's id of it.
-    pub refund_id: String,
+    pub(crate) refund_id: String,
     /// Of which payment.
-    pub charge_id: String,
+    pub(crate) charge_id: String,
     /// How much.
-    pub amount_cents: u64,
+    pub(crate) amount_cents: u64,
 }
 
 /// Gives the money back.
 #[activity(idempotent)]
-pub async fn refund_payment(order: PaidOrder) -> Result<Refund, Failure> {
+pub(crate) async fn refund_payment(order: PaidOrder) -> Result<Refund, Failure> {
     let PaidOrder { order_id, payment } = order;
     let refund_id = format!("refund-{order_id}");
     Ok(Refund { refund_id, charge_id: payment.charge_id, amount_cents: payment.amount_cents })
@@ -160,14 +166,14 @@ pub async fn refund_payment(order: PaidOrder) -> Result<Refund, Failure> {
 
 /// What was taken from the shelves.
 #[derive(Debug, Deserialize, Serialize)]
-pub struct Picked {
+pub(crate) struct Picked {
     /// How many pieces.
-    pub pieces: u32,
+    pub(crate) pieces: u32,
 }
 
 /// Takes the items from the shelves, and tells after each that it is alive.
 #[activity(idempotent)]
-pub async fn pick(cx: Context, order: Order) -> Result<Picked, Failure> {
+pub(crate) async fn pick(cx: Context, order: Order) -> Result<Picked, Failure> {
     let mut pieces = 0;
     for item in &order.items {
         cx.check_cancelled()?;
@@ -179,44 +185,44 @@ pub async fn pick(cx: Context, order: Order) -> Result<Picked, Failure> {
 
 /// An order whose items are on the packing table.
 #[derive(Debug, Deserialize)]
-pub struct PickedOrder {
+pub(crate) struct PickedOrder {
     order_id: String,
     picked: Picked,
 }
 
 /// A parcel.
 #[derive(Debug, Serialize)]
-pub struct Parcel {
+pub(crate) struct Parcel {
     /// Its label.
-    pub label: String,
+    pub(crate) label: String,
     /// How many pieces are in it.
-    pub pieces: u32,
+    pub(crate) pieces: u32,
 }
 
 /// Packs what was picked.
 #[activity(idempotent)]
-pub async fn pack(order: PickedOrder) -> Result<Parcel, Failure> {
+pub(crate) async fn pack(order: PickedOrder) -> Result<Parcel, Failure> {
     Ok(Parcel { label: format!("parcel-{}", order.order_id), pieces: order.picked.pieces })
 }
 
 /// An invoice.
 #[derive(Debug, Serialize)]
-pub struct Invoice {
+pub(crate) struct Invoice {
     /// Its number.
-    pub number: String,
+    pub(crate) number: String,
     /// How much.
-    pub amount_cents: u64,
+    pub(crate) amount_cents: u64,
 }
 
 /// Writes the invoice.
 #[activity(idempotent)]
-pub async fn write_invoice(order: PaidOrder) -> Result<Invoice, Failure> {
+pub(crate) async fn write_invoice(order: PaidOrder) -> Result<Invoice, Failure> {
     Ok(Invoice { number: format!("invoice-{}", order.order_id), amount_cents: order.payment.amount_cents })
 }
 
 /// What can go wrong at the carrier.
 #[derive(Debug, thiserror::Error, ActivityError)]
-pub enum CarrierError {
+pub(crate) enum CarrierError {
     /// Nobody knows that address.
     #[error("the carrier does not know the address '{address}'")]
     #[activity_error("Carrier.AddressUnknown")]
@@ -228,14 +234,14 @@ pub enum CarrierError {
 
 /// A shipment.
 #[derive(Debug, Serialize)]
-pub struct Shipment {
+pub(crate) struct Shipment {
     /// Where to follow it.
-    pub tracking: String,
+    pub(crate) tracking: String,
 }
 
 /// Hands the parcel to the carrier.
 #[activity]
-pub async fn dispatch(order: Order) -> Result<Shipment, CarrierError> {
+pub(crate) async fn dispatch(order: Order) -> Result<Shipment, CarrierError> {
     if order.address.starts_with("unknown") {
         return Err(CarrierError::AddressUnknown { address: order.address });
     }

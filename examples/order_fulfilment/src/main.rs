@@ -56,7 +56,8 @@ async fn run_embedded() -> Result<()> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut orders: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     if orders.is_empty() {
-        orders = ["small.json", "large.json", "undeliverable.json"].map(|o| home.join("orders").join(o)).into();
+        orders =
+            ["small.json", "large.json", "undeliverable.json"].map(|o| home.join("orders").join(o)).into();
     }
     let mut installation = Installation::open_embedded(None).await?;
     let api = installation.api_client().await?;

@@ -59,7 +59,8 @@ impl Client {
         token_key: TokenKey,
     ) -> Result<Arc<Client>, stagepost_broker::Error> {
         // A request may come before the first coordinator; it waits in the queue.
-        let queues: Vec<QueueSpec> = shards.all().map(|shard| QueueSpec::ours(topology.shard(shard))).collect();
+        let queues: Vec<QueueSpec> =
+            shards.all().map(|shard| QueueSpec::ours(topology.shard(shard))).collect();
         broker.declare(&queues).await?;
         let (reply_to, replies) = broker.reply_queue().await?;
         let pending = Pending::default();

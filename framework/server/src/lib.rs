@@ -29,6 +29,7 @@
 //! ```
 
 mod api_client;
+pub mod bench;
 mod history;
 mod installation;
 mod retry;

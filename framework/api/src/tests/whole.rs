@@ -30,7 +30,8 @@ async fn whole() -> Whole {
     let options = crate::Options { activity_poll: Duration::from_secs(10), ..crate::Options::default() };
     let api = Arc::new(Api::new(store, client, broker.health(), options));
     let (health, _) = tokio::sync::watch::channel(stagepost_broker::Health::Up);
-    let server = Server { memory: Arc::new(Memory::default()), router: router(api.clone()), api, broker: health };
+    let server =
+        Server { memory: Arc::new(Memory::default()), router: router(api.clone()), api, broker: health };
     Whole { server, coordinator }
 }
 

@@ -184,9 +184,9 @@ impl Rig {
         self.opened.remove(&self.queues).await
     }
 
-    fn request(&self, input: Payload, name: String) -> Start {
+    fn request(&self, input: Payload, name: &str) -> Start {
         Start {
-            execution: self.machine.execution(&name),
+            execution: self.machine.execution(name),
             state_machine: self.machine.clone(),
             definition_id: self.definition_id.clone(),
             role_arn: "arn:aws:iam::000000000000:role/bench".into(),
@@ -205,7 +205,7 @@ impl Rig {
 
     /// Starts an execution and waits for its end; returns when that was committed.
     async fn execute(&self, input: Payload, name: String) -> Result<Instant> {
-        let start = self.request(input, name);
+        let start = self.request(input, &name);
         let (sender, ended) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(start.execution.id(), sender);
         self.accept(start).await?;
@@ -256,7 +256,7 @@ impl Rig {
         let times = self
             .many(load.executions, load.in_flight, |i| async move {
                 let began = Instant::now();
-                self.accept(self.request(Payload::empty_object(), format!("run-{i}"))).await?;
+                self.accept(self.request(Payload::empty_object(), &format!("run-{i}"))).await?;
                 Ok(began.elapsed())
             })
             .await?;
@@ -282,7 +282,7 @@ impl Rig {
         self.many(load.executions, load.in_flight, |i| {
             let (input, sender) = (input.clone(), sender.clone());
             async move {
-                let start = self.request(input, format!("run-{i}"));
+                let start = self.request(input, &format!("run-{i}"));
                 let (end, ended) = oneshot::channel();
                 self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(start.execution.id(), end);
                 self.accept(start).await?;
