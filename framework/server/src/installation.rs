@@ -6,8 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use stagepost_broker::{Broker, in_process::InProcessBroker, rabbitmq::RabbitMqBroker};
-use stagepost_coordinator::{Client, Coordinator, Metrics, Options, Parts, installation_token_key};
+use stagepost_broker::{Broker, QueueSpec, in_process::InProcessBroker, rabbitmq::RabbitMqBroker};
+use stagepost_coordinator::{
+    Client, Coordinator, Metrics, Options, Parts, Recovered, installation_token_key,
+};
 use stagepost_protocol::TokenKey;
 use stagepost_store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -34,6 +36,9 @@ pub enum OpenError {
     /// The broker.
     #[error(transparent)]
     Broker(#[from] stagepost_broker::Error),
+    /// A recovery stopped.
+    #[error("the recovery stopped: {0}")]
+    Recover(String),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -83,6 +88,13 @@ impl Installation {
         }
         let store = open_store(&settings).await?;
         let broker = open_broker(&settings).await?;
+        if matches!(settings.backend, Backend::Embedded { .. }) {
+            // Nobody else can have made the queues of a broker in this process.
+            let triggers = settings.coordinator.triggers.iter();
+            broker
+                .declare(&triggers.map(|trigger| QueueSpec::ours(&trigger.queue)).collect::<Vec<_>>())
+                .await?;
+        }
         let token_key = token_key(store.as_ref()).await?;
         let Options { topology, shards, .. } = settings.coordinator.clone();
         let client = Client::connect(broker.clone(), topology, shards, token_key.clone()).await?;
@@ -189,8 +201,21 @@ impl Installation {
     }
 }
 
+/// Publishes again all that is pending in an installation, from its store: after the broker lost its messages.
+/// Repetitions do no harm. Servers that cannot be reached are waited for.
+pub async fn recover(settings: &Settings) -> Result<Recovered, OpenError> {
+    let store = open_store(settings).await?;
+    let broker = open_broker(settings).await?;
+    let token_key = token_key(store.as_ref()).await?;
+    let recovered =
+        stagepost_coordinator::recover(store.as_ref(), broker.as_ref(), &settings.coordinator, &token_key)
+            .await;
+    broker.close().await;
+    recovered.map_err(|error| OpenError::Recover(error.to_string()))
+}
+
 /// Opens the store that the settings name; a server that cannot be reached is waited for.
-pub(crate) async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, OpenError> {
+async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, OpenError> {
     match &settings.backend {
         Backend::Embedded { data } => {
             let path =
@@ -209,7 +234,7 @@ pub(crate) async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, Op
 }
 
 /// Opens the broker that the settings name; a server that cannot be reached is waited for.
-pub(crate) async fn open_broker(settings: &Settings) -> Result<Arc<dyn Broker>, OpenError> {
+async fn open_broker(settings: &Settings) -> Result<Arc<dyn Broker>, OpenError> {
     match &settings.backend {
         Backend::Embedded { .. } => Ok(InProcessBroker::new()),
         Backend::Servers { amqp_url, .. } => {

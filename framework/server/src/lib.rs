@@ -38,6 +38,6 @@ mod steps;
 
 pub use api_client::{ApiClient, CallError, DEFAULT_ENDPOINT, EndpointError, ExecutionDescription};
 pub use history::HistoryEvent;
-pub use installation::{Installation, OpenError};
+pub use installation::{Installation, OpenError, recover};
 pub use settings::{Backend, Roles, Settings, SettingsError};
 pub use steps::{Steps, Style};

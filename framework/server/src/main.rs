@@ -1,2 +1,9 @@
-//! The `stagepost` binary.
-fn main() {}
+//! The `stagepost` binary: the server and its command line.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -16,8 +16,9 @@ use std::{
 };
 
 use stagepost_protocol::Timestamp;
+use stagepost_store::ExecutionStatus;
 
-use crate::history::HistoryEvent;
+use crate::{api_client::ExecutionDescription, history::HistoryEvent};
 
 /// Longest text of an error that a line shows, in characters.
 const ERROR_CHARS_MAX: usize = 120;
@@ -143,6 +144,25 @@ impl Steps {
             }
         }
         out
+    }
+
+    /// The line that says how the execution ended.
+    pub fn ended(&self, execution: &ExecutionDescription) -> String {
+        let (mark, status) = match execution.status {
+            ExecutionStatus::Succeeded => (Mark::Done, self.style.green("SUCCEEDED")),
+            ExecutionStatus::Aborted => (Mark::Aborted, self.style.yellow("ABORTED")),
+            other => (Mark::Failed, self.style.red(other.as_str())),
+        };
+        let took = execution.stopped_at.map(|stopped| millis(stopped.millis_since(execution.started_at)));
+        let took = took.map_or_else(String::new, |took| format!(" after {took}"));
+        let why = match (&execution.error, &execution.cause) {
+            (Some(error), Some(cause)) if !cause.is_empty() => format!("  {error}: {cause}"),
+            (Some(text), _) | (None, Some(text)) => format!("  {text}"),
+            (None, None) => String::new(),
+        };
+        // Unlike on a step's line there is nothing after it, so it is whole.
+        let why: String = why.chars().filter(|c| !c.is_control() || *c == '\n').collect();
+        format!("{} {status}{took}{why}\n", self.mark(mark))
     }
 
     fn event(&mut self, event: &HistoryEvent, out: &mut String) {

@@ -1,0 +1,430 @@
+//! What can be typed.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use stagepost_protocol::Namespace;
+use stagepost_server::{ApiClient, DEFAULT_ENDPOINT};
+use stagepost_store::ExecutionStatus;
+
+use super::failure::Failure;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; with `start --wait`: the execution succeeded
+  1  the execution failed, timed out or was aborted (`start --wait`); the definition has errors (`validate`)
+  2  wrong usage: flags, files, JSON
+  3  refused by the API: not found, exists already, an invalid definition, …
+  4  cannot reach the server, the broker or the database, or they are in trouble
+  5  the server cannot start or has failed
+  130  interrupted";
+
+/// Workflows as messages: AWS Step Functions on RabbitMQ and PostgreSQL, or on nothing but this binary.
+#[derive(Debug, Parser)]
+#[command(name = "stagepost", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything in this process: no broker, no database
+    Dev(DevArgs),
+    /// Run on RabbitMQ and PostgreSQL
+    Serve(ServeArgs),
+    /// Publish again all that is pending, after the broker lost its messages
+    Recover(RecoverArgs),
+    /// Check definitions, without a server
+    Validate(ValidateArgs),
+    /// Create a state machine, or give it another definition
+    Deploy(DeployArgs),
+    /// Start an execution
+    Start(StartArgs),
+    /// Show how an execution or a state machine stands
+    Describe(DescribeArgs),
+    /// Show the events of an execution
+    History(HistoryArgs),
+    /// List the state machines, or the executions of one
+    List(ListArgs),
+    /// Stop an execution
+    Stop(StopArgs),
+    /// Complete the task of a token with an output
+    SendSuccess(SendSuccessArgs),
+    /// Fail the task of a token
+    SendFailure(SendFailureArgs),
+    /// Tell that the task of a token is still worked on
+    SendHeartbeat(SendHeartbeatArgs),
+}
+
+impl Command {
+    /// Whether it is a process that runs on, and so tells what it does.
+    pub(crate) fn is_server(&self) -> bool {
+        matches!(self, Command::Dev(_) | Command::Serve(_) | Command::Recover(_))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// What to log: error, warn, info, debug, or a filter such as `stagepost=debug`. Default: info for servers, else warn
+    #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER", help_heading = "General")]
+    pub(crate) log: Option<String>,
+    /// How log lines look
+    #[arg(
+        long,
+        global = true,
+        env = "STAGEPOST_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "General"
+    )]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object to a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamespaceArgs {
+    /// The region in ARNs
+    #[arg(
+        long,
+        global = true,
+        env = "STAGEPOST_REGION",
+        default_value = "us-east-1",
+        help_heading = "General"
+    )]
+    region: String,
+    /// The account in ARNs: twelve digits
+    #[arg(
+        long,
+        global = true,
+        env = "STAGEPOST_ACCOUNT",
+        default_value = "000000000000",
+        help_heading = "General"
+    )]
+    account: String,
+}
+
+impl NamespaceArgs {
+    pub(crate) fn namespace(&self) -> Result<Namespace, Failure> {
+        let NamespaceArgs { region, account } = self;
+        if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(Failure::usage(format!("'{account}' is not an account: it must be twelve digits")));
+        }
+        if region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            let reason = "it must be letters, digits and '-', for instance us-east-1";
+            return Err(Failure::usage(format!("'{region}' is not a region: {reason}")));
+        }
+        Ok(Namespace { account: account.clone(), region: region.clone() })
+    }
+}
+
+/// What `dev` and `serve` share.
+#[derive(Debug, Args)]
+pub(crate) struct ListenArgs {
+    /// Where to listen
+    #[arg(long, env = "STAGEPOST_LISTEN", default_value = "127.0.0.1:8083", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// A queue whose messages each start an execution of a state machine. Repeatable
+    #[arg(
+        long = "trigger",
+        env = "STAGEPOST_TRIGGERS",
+        value_delimiter = ',',
+        value_name = "QUEUE=STATE_MACHINE"
+    )]
+    pub(crate) triggers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+    /// Keep data in this directory. Default: in memory, until the process ends
+    #[arg(long, env = "STAGEPOST_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// The servers of an installation.
+#[derive(Debug, Args)]
+pub(crate) struct ServersArgs {
+    /// RabbitMQ: amqp://USER:PASSWORD@HOST:PORT/VHOST
+    #[arg(long, env = "AMQP_URL", hide_env_values = true, value_name = "URL")]
+    pub(crate) amqp_url: Option<String>,
+    /// PostgreSQL: postgres://USER:PASSWORD@HOST:PORT/DATABASE
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// The PostgreSQL schema of the tables. Default: the first of the user's search path
+    #[arg(long, env = "STAGEPOST_DATABASE_SCHEMA", value_name = "SCHEMA")]
+    pub(crate) database_schema: Option<String>,
+    /// What the names of queues begin with
+    #[arg(long, env = "STAGEPOST_QUEUE_PREFIX", default_value = "stagepost", value_name = "PREFIX")]
+    pub(crate) queue_prefix: String,
+    /// The type of the queues that are created
+    #[arg(long, env = "STAGEPOST_QUEUE_TYPE", value_enum, default_value_t, value_name = "TYPE")]
+    pub(crate) queue_type: QueueType,
+    /// How many slices executions are spread over; the same for all processes of an installation
+    #[arg(long, env = "STAGEPOST_SHARDS", default_value_t = 4, value_name = "N")]
+    pub(crate) shards: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum QueueType {
+    /// Replicated and synced to disk.
+    #[default]
+    Quorum,
+    /// Durable, on one node.
+    Classic,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+    #[command(flatten)]
+    pub(crate) servers: ServersArgs,
+    /// What this process does: api, coordinator. Without `api` it still answers /healthz, /readyz and /metrics
+    #[arg(
+        long,
+        env = "STAGEPOST_ROLES",
+        value_delimiter = ',',
+        default_value = "api,coordinator",
+        value_name = "ROLES"
+    )]
+    pub(crate) roles: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    #[command(flatten)]
+    pub(crate) servers: ServersArgs,
+    /// Print the counts as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// Definitions; `-` for standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What all commands that ask a server share.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// Where the API is
+    #[arg(long, env = "STAGEPOST_ENDPOINT", default_value = DEFAULT_ENDPOINT, value_name = "URL")]
+    endpoint: String,
+    /// Print the API's answer as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl ClientArgs {
+    pub(crate) fn client(&self, namespace: Namespace) -> Result<ApiClient, Failure> {
+        Ok(ApiClient::new(&self.endpoint)?.with_namespace(namespace))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeployArgs {
+    /// The definition; `-` for standard input
+    pub(crate) file: PathBuf,
+    /// The name of the state machine
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Its role. Nothing assumes it; a new state machine gets one by default
+    #[arg(long, value_name = "ARN")]
+    pub(crate) role_arn: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The state machine: its name or its ARN
+    pub(crate) state_machine: String,
+    /// The input: JSON, `@FILE`, or `@-` for standard input
+    #[arg(long, default_value = "{}", value_name = "JSON|@FILE")]
+    pub(crate) input: String,
+    /// The name of the execution: a name starts one execution, however often it is tried
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Show the states as they pass, and print the output
+    #[arg(long)]
+    pub(crate) wait: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DescribeArgs {
+    /// An execution (ARN or STATE_MACHINE:NAME) or a state machine (name or ARN)
+    pub(crate) what: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// The execution: its ARN or STATE_MACHINE:NAME
+    pub(crate) execution: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// List the executions of this state machine, newest first. Default: list the state machines
+    pub(crate) state_machine: Option<String>,
+    /// Only executions with this status
+    #[arg(long, value_parser = status, requires = "state_machine")]
+    pub(crate) status: Option<ExecutionStatus>,
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) max: usize,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+fn status(text: &str) -> Result<ExecutionStatus, String> {
+    let spelled = text.to_ascii_uppercase().replace('-', "_");
+    ExecutionStatus::parse(&spelled)
+        .ok_or_else(|| "the statuses are running, succeeded, failed, timed-out, aborted".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// The execution: its ARN or STATE_MACHINE:NAME
+    pub(crate) execution: String,
+    /// The error that it ends with
+    #[arg(long)]
+    pub(crate) error: Option<String>,
+    /// Why, for people
+    #[arg(long)]
+    pub(crate) cause: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendSuccessArgs {
+    /// The task token
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) token: String,
+    /// The output: JSON, `@FILE`, or `@-` for standard input
+    #[arg(long, default_value = "{}", value_name = "JSON|@FILE")]
+    pub(crate) output: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendFailureArgs {
+    /// The task token
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) token: String,
+    /// The error, which Retry and Catch match
+    #[arg(long)]
+    pub(crate) error: Option<String>,
+    /// Why, for people
+    #[arg(long)]
+    pub(crate) cause: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendHeartbeatArgs {
+    /// The task token
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) token: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("stagepost").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_read() {
+        for line in [
+            "dev",
+            "dev --listen 127.0.0.1:0 --data /tmp/x --trigger a=b --trigger c=d --log debug",
+            "serve --amqp-url amqp://h --database-url postgres://h/d --roles api --shards 8 --log-format json",
+            "recover --queue-prefix team --json",
+            "validate a.json b.json",
+            "deploy a.json --name n --role-arn arn:aws:iam::000000000000:role/r",
+            "start n --input @file --name x --wait --endpoint http://h:1",
+            "describe n:x --json",
+            "history n:x",
+            "list n --status timed-out --max 3",
+            "stop n:x --error E --cause c",
+            "send-success -token --output {}",
+            "send-failure --error E --cause c -- -token",
+            "send-heartbeat token --region eu-west-1 --account 111111111111",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+        let Ok(Cli { command: Command::SendSuccess(args), .. }) = parse("send-success -token") else {
+            panic!("a token may begin with a hyphen");
+        };
+        assert_eq!(args.token, "-token");
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "",
+            "deploy a.json",
+            "start",
+            "validate",
+            "list --status failed",
+            "list n --status done",
+            "dev --listen nowhere",
+            "nonsense",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn namespaces_are_checked() {
+        let namespace = |region: &str, account: &str| {
+            NamespaceArgs { region: region.to_owned(), account: account.to_owned() }.namespace()
+        };
+        assert_eq!(namespace("us-east-1", "000000000000").unwrap(), Namespace::default());
+        assert!(namespace("us-east-1", "12").is_err());
+        assert!(namespace("us east", "000000000000").is_err());
+    }
+}
