@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stagepost_asl::{Finding, Severity};
 
 use super::{Answer, Context};
-use crate::wire::{ApiError, Code, Members, members::DEFINITION};
+use crate::wire::{ApiError, Code, Members, json as json_text, members::DEFINITION};
 
 /// How many findings an error message holds.
 const FINDINGS_IN_MESSAGE: usize = 20;
@@ -23,19 +23,24 @@ pub(super) fn check(text: &str) -> Result<(), ApiError> {
 }
 
 fn sentence(finding: &Finding) -> String {
-    match location(finding) {
+    match finding.location() {
         Some(location) => format!("{}: {} at {location}", finding.code, finding.message),
         None => format!("{}: {}", finding.code, finding.message),
     }
 }
 
-/// Where a finding is; none for those about the text as a whole, which is no document with places in it.
-fn location(finding: &Finding) -> Option<&str> {
-    match finding.pointer.as_str() {
-        "" if finding.code == "INVALID_JSON_DESCRIPTION" => None,
-        "" if finding.message == "Definition must be a valid JSON object" => None,
-        "" => Some("/"),
-        pointer => Some(pointer),
+/// How much of a text that is no JSON its location repeats, in characters.
+const SOURCE_CHARS_MAX: usize = 500;
+
+/// Message and location. For a text that begins with a word the service says where the word ends, twice.
+fn words(text: &str, finding: &Finding) -> (String, Option<String>) {
+    match json_text::unrecognized(text).filter(|_| finding.code == "INVALID_JSON_DESCRIPTION") {
+        Some((complaint, line, column)) => {
+            let source: String = text.chars().take(SOURCE_CHARS_MAX).collect();
+            let place = format!("[Source: (String)\"{source}\"; line: {line}, column: {column}]");
+            (format!("{complaint}\n at {place}"), Some(place))
+        }
+        None => (finding.message.clone(), finding.location()),
     }
 }
 
@@ -54,7 +59,7 @@ pub(super) async fn validate(_: &Context<'_>, mut m: Members<'_>) -> Answer {
         findings.retain(|f| f.severity == Severity::Error);
     }
     let max = max.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(DIAGNOSTICS_MAX);
-    let diagnostics: Vec<Value> = findings.iter().take(max).map(diagnostic).collect();
+    let diagnostics: Vec<Value> = findings.iter().take(max).map(|f| diagnostic(text, f)).collect();
     Ok(json!({
         "result": if ok { "OK" } else { "FAIL" },
         "diagnostics": diagnostics,
@@ -62,13 +67,14 @@ pub(super) async fn validate(_: &Context<'_>, mut m: Members<'_>) -> Answer {
     }))
 }
 
-fn diagnostic(finding: &Finding) -> Value {
+fn diagnostic(text: &str, finding: &Finding) -> Value {
     let severity = match finding.severity {
         Severity::Error => "ERROR",
         Severity::Warning => "WARNING",
     };
-    let mut diagnostic = json!({ "severity": severity, "code": finding.code, "message": finding.message });
-    if let Some(location) = location(finding) {
+    let (message, location) = words(text, finding);
+    let mut diagnostic = json!({ "severity": severity, "code": finding.code, "message": message });
+    if let Some(location) = location {
         diagnostic["location"] = location.into();
     }
     diagnostic

@@ -47,17 +47,24 @@ pub(super) fn state_machine(text: &str) -> Result<(StateMachineArn, Option<&str>
         None => (text, None),
     };
     match StateMachineArn::parse(unqualified) {
-        Ok(arn) if qualifier != Some("") => Ok((arn, qualifier)),
+        Ok(arn) if qualifier != Some("") && storable(text) => Ok((arn, qualifier)),
         _ => Err(invalid(text, "stateMachine")),
     }
 }
 
 pub(super) fn execution(text: &str) -> Result<ExecutionArn, ApiError> {
-    ExecutionArn::parse(text).map_err(|_| invalid(text, "execution"))
+    let arn = ExecutionArn::parse(text).ok().filter(|_| storable(text));
+    arn.ok_or_else(|| invalid(text, "execution"))
 }
 
 pub(super) fn activity(text: &str) -> Result<ActivityArn, ApiError> {
-    ActivityArn::parse(text).map_err(|_| invalid(text, "activity"))
+    let arn = ActivityArn::parse(text).ok().filter(|_| storable(text));
+    arn.ok_or_else(|| invalid(text, "activity"))
+}
+
+/// No name holds control characters, and PostgreSQL refuses to look for a NUL.
+fn storable(text: &str) -> bool {
+    !text.contains(char::is_control)
 }
 
 fn invalid(text: &str, expected: &str) -> ApiError {
@@ -120,6 +127,7 @@ mod tests {
                 activity("arn:aws:sqs:us-east-1:0:activity:a").err(),
                 "Invalid ARN service: arn:aws:sqs:us-east-1:0:activity:a".to_owned(),
             ),
+            (activity(&format!("{base}:activity:a\0")).err(), format!("Invalid ARN: {base}:activity:a\0")),
             (any_arn("not-an-arn").err(), "Invalid ARN prefix: not-an-arn".to_owned()),
         ] {
             let error = result.unwrap();

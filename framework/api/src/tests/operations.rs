@@ -276,5 +276,13 @@ async fn definitions_are_validated() {
     let bad = r#"{"StartAt":"A","States":{"A":{"Type":"Pass","Next":"X"},"B":{"Type":"Pass","Next":"Y"},"C":{"Type":"Pass","Next":"Z"}}}"#;
     let answer = validate(json!({ "definition": bad, "maxResults": 2 })).await;
     assert_eq!((answer["diagnostics"].as_array().unwrap().len(), &answer["truncated"]), (2, &json!(true)));
-    assert_eq!(validate(json!({ "definition": "not a definition" })).await["result"], "FAIL");
+    let answer = validate(json!({ "definition": "not a definition" })).await;
+    let diagnostic = &answer["diagnostics"][0];
+    assert_eq!(
+        (&answer["result"], &diagnostic["code"]),
+        (&json!("FAIL"), &json!("INVALID_JSON_DESCRIPTION"))
+    );
+    assert_eq!(diagnostic["location"], "[Source: (String)\"not a definition\"; line: 1, column: 4]");
+    let diagnostic = &validate(json!({ "definition": " " })).await["diagnostics"][0];
+    assert!(diagnostic.get("location").is_none(), "{diagnostic}");
 }

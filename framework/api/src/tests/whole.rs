@@ -136,3 +136,26 @@ async fn executions_are_stopped_and_listed_by_pages() {
     assert_eq!(types(&history), ["ExecutionStarted", "WaitStateEntered", "ExecutionAborted"]);
     coordinator.shutdown().await;
 }
+
+/// A worker that closes its connection while it waits leaves no consumer behind that would take the next task.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poller_that_went_away_takes_no_task() {
+    let Whole { server: s, coordinator } = whole().await;
+    let activity = s.activity("a").await;
+    let definition = json!({
+        "StartAt": "T", "States": { "T": { "Type": "Task", "Resource": activity, "End": true } }
+    });
+    let create = json!({ "name": "m", "definition": definition.to_string(), "roleArn": ROLE });
+    let machine = s.ok("CreateStateMachine", create).await["stateMachineArn"].clone();
+    let poll = json!({ "activityArn": activity });
+    for _ in 0..3 {
+        let waiting = s.call("GetActivityTask", poll.clone());
+        // Dropped by the timeout, as hyper drops the handler of a connection that closed.
+        let gone = tokio::time::timeout(Duration::from_millis(100), waiting).await;
+        assert!(gone.is_err(), "there was a task: {gone:?}");
+    }
+    s.ok("StartExecution", json!({ "stateMachineArn": machine, "input": "5" })).await;
+    let task = s.ok("GetActivityTask", poll).await;
+    assert_eq!(task["input"], "5");
+    coordinator.shutdown().await;
+}

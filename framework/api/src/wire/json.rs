@@ -34,12 +34,8 @@ fn too_deep(text: &str) -> Option<usize> {
 
 /// The two commonest mistakes as the service words them; anything else as the parser says it.
 fn complaint(text: &str, error: &serde_json::Error) -> String {
-    let trimmed = text.trim_ascii_start();
-    let word: String = trimmed.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    if word.starts_with(|c: char| c.is_alphabetic()) && !matches!(word.as_str(), "null" | "true" | "false") {
-        return format!(
-            "Unrecognized token '{word}': was expecting (JSON String, Number, Array, Object or token 'null', 'true' or 'false')"
-        );
+    if let Some((complaint, _, _)) = unrecognized(text) {
+        return complaint;
     }
     let message = error.to_string();
     if message.starts_with("key must be a string")
@@ -51,6 +47,22 @@ fn complaint(text: &str, error: &serde_json::Error) -> String {
         );
     }
     message
+}
+
+/// The complaint about a text that begins with a word that JSON does not know, and where the word ends: its line
+/// and the column after it.
+pub(crate) fn unrecognized(text: &str) -> Option<(String, usize, usize)> {
+    let trimmed = text.trim_ascii_start();
+    let word: String = trimmed.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    if !word.starts_with(|c: char| c.is_alphabetic()) || matches!(word.as_str(), "null" | "true" | "false") {
+        return None;
+    }
+    let before = &text[..text.len() - trimmed.len()];
+    let indent = before.chars().rev().take_while(|c| *c != '\n').count();
+    let complaint = format!(
+        "Unrecognized token '{word}': was expecting (JSON String, Number, Array, Object or token 'null', 'true' or 'false')"
+    );
+    Some((complaint, before.matches('\n').count() + 1, indent + word.chars().count() + 1))
 }
 
 fn char_at(text: &str, line: usize, column: usize) -> Option<char> {

@@ -28,7 +28,7 @@ pub(crate) fn after(listing: &str, token: Option<&str>) -> Result<Option<String>
     let parts: Option<(String, String)> =
         URL_SAFE_NO_PAD.decode(token).ok().and_then(|b| serde_json::from_slice(&b).ok());
     match parts {
-        Some((found, after)) if found == listing => Ok(Some(after)),
+        Some((found, after)) if found == listing && !after.contains('\0') => Ok(Some(after)),
         _ => Err(invalid()),
     }
 }
