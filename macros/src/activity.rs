@@ -30,8 +30,12 @@ fn expand_function(arguments: TokenStream, function: &Function, item: &TokenStre
     if let Some(FnArg::Receiver(receiver)) = function.signature.inputs.first() {
         errors.push(syn::Error::new_spanned(
             receiver,
-            "an activity is a plain function without `self`: take what it needs as `State<T>`",
+            "an activity is a plain function without `self`: move it out of the impl block and take what it needs as \
+             `State<T>`",
         ));
+        // Nothing else can stand beside a method.
+        let errors = errors.into_iter().map(syn::Error::into_compile_error);
+        return quote!(#item #(#errors)*);
     }
 
     let ident = &function.signature.ident;

@@ -1,8 +1,8 @@
 //! A function that is to be an activity: read without its body, checked, and the call of it written.
 //! Shared by the two forms of `#[activity]`, on a function and on the methods of an impl block.
 
-use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, GenericArgument, PathArguments, ReturnType, Signature, Type, Visibility};
@@ -130,7 +130,12 @@ impl Function {
 
 /// `Context` and `State<T>`, by whatever path.
 fn is_extractor(ty: &Type) -> bool {
-    let Type::Path(path) = ty else { return false };
+    let path = match ty {
+        Type::Path(path) => path,
+        // Refused elsewhere, with a better message than that of a second input.
+        Type::Reference(reference) => return is_extractor(&reference.elem),
+        _ => return false,
+    };
     let Some(last) = path.path.segments.last() else { return false };
     match last.ident.to_string().as_str() {
         "Context" => last.arguments.is_none(),
@@ -149,8 +154,26 @@ fn unowned(ty: &Type) -> Option<&'static str> {
         Type::ImplTrait(_) => {
             Some("an activity cannot be generic: name the concrete type instead of `impl Trait`")
         }
+        ty if borrows(ty.to_token_stream()) => Some(
+            "the input of an activity owns its data, for the task's message is gone when it runs: use `String` for \
+             `&str`, `Vec<T>` for `&[T]`",
+        ),
         _ => None,
     }
+}
+
+/// Whether a reference or a lifetime other than `'static` occurs in a type.
+fn borrows(tokens: TokenStream) -> bool {
+    let mut lifetime = false;
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Punct(punct) => {
+            lifetime = punct.as_char() == '\'';
+            punct.as_char() == '&'
+        }
+        TokenTree::Ident(ident) => std::mem::take(&mut lifetime) && ident != "static",
+        TokenTree::Group(group) => borrows(group.stream()),
+        TokenTree::Literal(_) => false,
+    })
 }
 
 impl Parameters {
@@ -195,20 +218,17 @@ impl Parameters {
         } else {
             quote!(#callee(#(#names),*).await)
         };
-        let checks = function.result_types().map(|(output, error)| {
-            let output = quote_spanned!(output.span()=> ::stagepost::private::assert_output::<#output>(););
-            let error = quote_spanned!(error.span()=> ::stagepost::private::assert_error::<#error>(););
-            quote!(#output #error)
-        });
         let finish = match function.result_types() {
-            Some(_) => quote_spanned!(returned=> ::stagepost::private::encode(returned)),
+            // The types' own spans: an error about one of them points at it.
+            Some((output, error)) => quote! {
+                ::stagepost::private::encode::<#output, #error>(returned)
+            },
             None => quote_spanned!(returned=> {
                 let returned = ::stagepost::private::ActivityResult::into_result(returned);
                 ::stagepost::private::encode(returned)
             }),
         };
         quote! {
-            #checks
             ::stagepost::private::Box::pin(async move {
                 #(#takes)*
                 let returned = #call;

@@ -34,6 +34,14 @@ pub trait Activity: 'static {
 
     /// Decodes the input, runs the function, encodes the output.
     fn run(task: Task) -> Run;
+
+    /// It, as a worker registers it.
+    fn registration() -> Registration
+    where
+        Self: Sized,
+    {
+        Registration::of::<Self>()
+    }
 }
 
 /// The options of `#[activity(…)]`.
@@ -246,7 +254,7 @@ impl fmt::Debug for Registration {
 /// ```
 #[macro_export]
 macro_rules! activities {
-    ($($activity:path),* $(,)?) => {
-        [$($crate::Registration::of::<$activity>()),*]
+    ($($activity:ty),* $(,)?) => {
+        [$(<$activity as $crate::Activity>::registration()),*]
     };
 }

@@ -1,0 +1,10 @@
+use stagepost::activity;
+
+#[activity]
+struct Charge {
+    amount_cents: u64,
+}
+
+fn main() {
+    let _ = Charge { amount_cents: 1 };
+}

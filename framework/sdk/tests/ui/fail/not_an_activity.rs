@@ -1,0 +1,7 @@
+use stagepost::{Worker, activities};
+
+struct Charge;
+
+fn main() {
+    let _ = Worker::connect("amqp://localhost").register(activities![Charge]);
+}

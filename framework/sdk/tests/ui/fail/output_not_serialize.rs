@@ -1,0 +1,12 @@
+use stagepost::{Failure, activity};
+
+struct Receipt {
+    _id: String,
+}
+
+#[activity]
+async fn charge(id: String) -> Result<Receipt, Failure> {
+    Ok(Receipt { _id: id })
+}
+
+fn main() {}
