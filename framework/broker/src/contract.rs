@@ -63,6 +63,7 @@ cases! {
     a_cancelled_consumer_settles_what_it_took
     ack_up_to_settles_all_earlier_deliveries
     a_message_for_an_unknown_queue_is_unroutable
+    each_publisher_learns_what_became_of_its_own_messages
     a_foreign_queue_must_exist
     replies_come_on_a_queue_of_ones_own
     depth_counts_what_waits_and_delete_removes_it
@@ -296,6 +297,32 @@ async fn a_message_for_an_unknown_queue_is_unroutable(f: Fixture) {
     // Neither did harm.
     let mut consumer = f.consume(&queue, 10).await;
     assert_eq!(texts(&take(&mut *consumer, 2).await), ["a", "c"]);
+}
+
+async fn each_publisher_learns_what_became_of_its_own_messages(f: Fixture) {
+    let (queue, unknown) = (f.queue("known").await, f.name("unknown"));
+    // Equal messages, too: which of them came back must not be mixed up between publishers.
+    let publishers = (0..40).map(|n| {
+        let (f, queue, unknown) = (f.clone(), queue.clone(), unknown.clone());
+        tokio::spawn(async move {
+            for round in 0..5 {
+                let to = |k: usize| if (n + k + round) % 3 == 0 { &unknown } else { &queue };
+                let messages = (0..10).map(|k| message(to(k), "same")).collect();
+                let published = within("publish", f.broker.publish(messages)).await;
+                assert_eq!(published.len(), 10);
+                for (k, published) in published.iter().enumerate() {
+                    match published {
+                        Ok(()) => assert_eq!(to(k), &queue),
+                        Err(Error::Unroutable { queue }) => assert_eq!((to(k), queue), (&unknown, &unknown)),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        })
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        publisher.await.expect("it learns the truth");
+    }
 }
 
 async fn a_foreign_queue_must_exist(f: Fixture) {
