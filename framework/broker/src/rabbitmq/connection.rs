@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -101,9 +101,14 @@ impl Target {
             let shown = if url.contains('@') { format!("{scheme}://…@{host}") } else { url.to_owned() };
             Error::Url { url: shown, reason }
         })?;
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         let authority = &uri.authority;
         let shown = format!("{}://{}:{}/{}", uri.scheme, authority.host, authority.port, uri.vhost);
+        if uri.scheme == AMQPScheme::AMQPS && cfg!(not(feature = "amqps")) {
+            // lapin would fail at every attempt, and we would try for ever.
+            let reason = "this program was built without the feature 'amqps' of stagepost-broker".into();
+            return Err(Error::Url { url: shown, reason });
+        }
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         Ok(Target { uri, name: name.to_owned(), shown })
     }
 

@@ -118,7 +118,8 @@ struct Inner {
 }
 
 impl RabbitMqBroker {
-    /// Connects to `amqp://user:password@host:port/vhost` (or `amqps://`). Waits for a broker that cannot be
+    /// Connects to `amqp://user:password@host:port/vhost` (or, with the feature
+    /// `amqps`, `amqps://`). Waits for a broker that cannot be
     /// reached, as long as [`RabbitMqOptions::connect_timeout`] says.
     ///
     /// # Errors
