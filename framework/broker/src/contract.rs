@@ -306,7 +306,7 @@ async fn each_publisher_learns_what_became_of_its_own_messages(f: Fixture) {
         let (f, queue, unknown) = (f.clone(), queue.clone(), unknown.clone());
         tokio::spawn(async move {
             for round in 0..5 {
-                let to = |k: usize| if (n + k + round) % 3 == 0 { &unknown } else { &queue };
+                let to = |k: usize| if usize::is_multiple_of(n + k + round, 3) { &unknown } else { &queue };
                 let messages = (0..10).map(|k| message(to(k), "same")).collect();
                 let published = within("publish", f.broker.publish(messages)).await;
                 assert_eq!(published.len(), 10);
