@@ -230,7 +230,8 @@ impl<'e> Evaluation<'e> {
             ResultPath::Replace => result,
             ResultPath::Discard => Doc::Text(self.step.input.clone()),
             ResultPath::At(path) => {
-                let placed = path.assign(self.raw().clone(), result.into_value());
+                let raw = self.raw.get().cloned().unwrap_or_else(|| self.step.input.to_value());
+                let placed = path.assign(raw, result.into_value());
                 Doc::Parsed(placed.map_err(|e| self.failure(&e))?)
             }
         })

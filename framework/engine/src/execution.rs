@@ -129,6 +129,7 @@ impl Execution {
             return Err(ReplayError { event_id: live.last_event_id, reason });
         }
         live.index_all();
+        live.check_scopes().map_err(|reason| ReplayError { event_id: live.last_event_id, reason })?;
         Ok(Execution::new(origin, definition, live))
     }
 

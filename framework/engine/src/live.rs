@@ -10,12 +10,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use stagepost_asl::{StateIndex, StateMachine};
-use stagepost_protocol::{Payload, Timestamp};
+use stagepost_asl::{StateIndex, StateKind, StateMachine};
+use stagepost_protocol::{Payload, Timestamp, limits};
 
 use crate::{
     execution::End,
-    history::{EventKind, HistoryEvent, ScopeId, TOP_LEVEL},
+    history::{EventKind, Failure, HistoryEvent, ScopeId, TOP_LEVEL},
 };
 
 /// The state of an execution but for its origin and definition.
@@ -140,6 +140,13 @@ pub(crate) struct Attempt {
     pub(crate) heartbeat_millis: Option<i64>,
     /// When the next heartbeat is missed; `None` as long as none is awaited.
     pub(crate) heartbeat_due: Option<Timestamp>,
+}
+
+impl Attempt {
+    /// It was heard of: the next heartbeat is awaited from here.
+    fn alive(&mut self, at: Timestamp) {
+        self.heartbeat_due = self.heartbeat_millis.map(|millis| at.plus_millis(millis));
+    }
 }
 
 /// The branches or iterations of a step.
@@ -439,52 +446,16 @@ impl Live {
     fn apply(&mut self, definition: &StateMachine, event: &HistoryEvent) -> Result<(), String> {
         let HistoryEvent { id, previous_id, at, scope, ref kind } = *event;
         match kind {
-            EventKind::ExecutionStarted { .. } => {
-                if id != 1 {
-                    return Err("an execution starts once".to_owned());
-                }
-                self.open_scope(None, 0, 0);
-                self.timeout_at = definition.timeout_seconds.map(|s| at.plus_seconds_f64(s as f64));
-                self.deadlines.extend(self.execution_deadline());
-                Ok(())
+            EventKind::ExecutionStarted { .. } => self.start(definition, event),
+            EventKind::ExecutionSucceeded { output } => self.finish(End::Succeeded(output.clone()), at),
+            EventKind::ExecutionFailed(Failure { error, cause }) => {
+                self.finish(End::Failed { error: error.clone(), cause: cause.clone() }, at)
             }
-            EventKind::ExecutionSucceeded { output } => {
-                self.finish(End::Succeeded(output.clone()), at);
-                Ok(())
+            EventKind::ExecutionTimedOut(_) => self.finish(End::TimedOut, at),
+            EventKind::ExecutionAborted(Failure { error, cause }) => {
+                self.finish(End::Aborted { error: error.clone(), cause: cause.clone() }, at)
             }
-            EventKind::ExecutionFailed(failure) => {
-                let (error, cause) = (failure.error.clone(), failure.cause.clone());
-                self.finish(End::Failed { error, cause }, at);
-                Ok(())
-            }
-            EventKind::ExecutionTimedOut(_) => {
-                self.finish(End::TimedOut, at);
-                Ok(())
-            }
-            EventKind::ExecutionAborted(failure) => {
-                let (error, cause) = (failure.error.clone(), failure.cause.clone());
-                self.finish(End::Aborted { error, cause }, at);
-                Ok(())
-            }
-            EventKind::StateEntered { name, input, .. } => {
-                let StateIndex(state) = named(definition, name)?;
-                self.change(scope, |s| {
-                    if !matches!(s.current, Current::Between | Current::ToEnter { .. }) {
-                        return Err("its scope is in another state".to_owned());
-                    }
-                    s.current = Current::In(Step {
-                        state,
-                        entered_id: id,
-                        entered_at: at,
-                        input: input.clone(),
-                        attempts: 0,
-                        used: Vec::new(),
-                        phase: Phase::Deciding,
-                    });
-                    s.chain = id;
-                    Ok(())
-                })
-            }
+            EventKind::StateEntered { name, input, .. } => self.enter(definition, event, name, input),
             EventKind::StateExited { output, last, .. } => self.leave(scope, id, output, *last),
             EventKind::StateAborted { .. } => Ok(()),
             EventKind::ActivityScheduled { input, timeout_seconds, heartbeat_seconds, .. } => {
@@ -500,14 +471,7 @@ impl Live {
             }
             EventKind::ActivityStarted { .. }
             | EventKind::LambdaFunctionStarted
-            | EventKind::TaskStarted { .. } => self.change(scope, |s| {
-                s.chain = id;
-                let attempt = s.attempt_mut()?;
-                attempt.started = true;
-                // The service counts heartbeats from here, not from the scheduling.
-                attempt.heartbeat_due = attempt.heartbeat_millis.map(|m| at.plus_millis(m));
-                Ok(())
-            }),
+            | EventKind::TaskStarted { .. } => self.start_attempt(event),
             EventKind::TaskSubmitted { .. } => self.change(scope, |s| {
                 s.chain = id;
                 s.attempt_mut().map(|_| ())
@@ -520,19 +484,8 @@ impl Live {
             | EventKind::LambdaFunctionTimedOut(_)
             | EventKind::TaskSucceeded { .. }
             | EventKind::TaskFailed { .. }
-            | EventKind::TaskTimedOut { .. } => self.change(scope, |s| {
-                s.attempt_mut()?;
-                s.step_mut()?.phase = Phase::Deciding;
-                s.chain = id;
-                Ok(())
-            }),
-            EventKind::ParallelStateStarted { branches } => {
-                self.start_children(event, *branches, 0, None, false)?;
-                for index in 0..*branches {
-                    self.open_child(scope, index, id)?;
-                }
-                Ok(())
-            }
+            | EventKind::TaskTimedOut { .. } => self.end_attempt(event),
+            EventKind::ParallelStateStarted { branches } => self.start_branches(event, *branches),
             EventKind::MapStateStarted { length, max_concurrency, tolerated_failures } => {
                 self.start_children(event, *length, *max_concurrency, *tolerated_failures, true)
             }
@@ -545,68 +498,148 @@ impl Live {
                 self.close_children(scope, Phase::Deciding)?;
                 self.follow(scope, id)
             }
-            EventKind::MapIterationStarted { index, .. } => {
-                let next = self.change(scope, |s| {
-                    let children = s.children_mut()?;
-                    children.paused = None;
-                    Ok(children.next_index)
-                })?;
-                if next != *index {
-                    return Err(format!("the next iteration is {next}"));
-                }
-                self.open_child(scope, *index, id)
-            }
+            EventKind::MapIterationStarted { index, .. } => self.start_iteration(event, *index),
             EventKind::MapIterationSucceeded { .. } => {
-                let (parent, _) = self.close_iteration(scope, previous_id)?;
-                self.follow(parent, id)
+                let (map, _) = self.close_iteration(scope, previous_id)?;
+                self.follow(map, id)
             }
-            EventKind::MapIterationFailed { result, .. } => {
-                let (parent, index) = self.close_iteration(scope, previous_id)?;
-                self.change(parent, |s| {
-                    s.chain = previous_id;
-                    let children = s.children_mut()?;
-                    children.failed += 1;
-                    result.as_ref().map_or(Ok(()), |result| children.put(index, result))
-                })
-            }
+            EventKind::MapIterationFailed { result, .. } => self.fail_iteration(event, result.as_ref()),
             EventKind::MapIterationAborted { .. } => self.close_iteration(scope, previous_id).map(|_| ()),
             EventKind::WaitScheduled { until } => self.change(scope, |s| {
                 s.step_mut()?.phase = Phase::Waiting(*until);
                 Ok(())
             }),
-            EventKind::RetryScheduled { retrier, due } => {
-                self.close_children(scope, Phase::Retrying(*due))?;
-                let retrier = *retrier as usize;
-                self.change(scope, |s| {
-                    s.chain = previous_id;
-                    let used = &mut s.step_mut()?.used;
-                    if used.len() <= retrier {
-                        used.resize(retrier + 1, 0);
-                    }
-                    used[retrier] += 1;
-                    Ok(())
-                })
-            }
-            EventKind::HeartbeatReceived => self.change(scope, |s| {
-                let attempt = s.attempt_mut()?;
-                attempt.heartbeat_due = attempt.heartbeat_millis.map(|m| at.plus_millis(m));
-                Ok(())
-            }),
-            EventKind::Yielded { name, input } => {
-                let StateIndex(state) = named(definition, name)?;
-                self.change(scope, |s| {
-                    if !matches!(s.current, Current::Between) {
-                        return Err("its scope is in another state".to_owned());
-                    }
-                    s.current = Current::ToEnter { state, input: input.clone(), due: at };
-                    Ok(())
-                })
-            }
+            EventKind::RetryScheduled { retrier, due } => self.retry(definition, event, *retrier, *due),
+            EventKind::HeartbeatReceived => self.change(scope, |s| s.attempt_mut().map(|a| a.alive(at))),
+            EventKind::Yielded { name, input } => self.put_off(definition, event, name, input),
             EventKind::MapPaused => self.change(scope, |s| {
                 s.children_mut()?.paused = Some(at);
                 Ok(())
             }),
         }
+    }
+
+    fn start(&mut self, definition: &StateMachine, event: &HistoryEvent) -> Result<(), String> {
+        if event.id != 1 {
+            return Err("an execution starts once".to_owned());
+        }
+        self.open_scope(None, 0, 0);
+        self.timeout_at = definition.timeout_seconds.map(|s| event.at.plus_seconds_f64(s as f64));
+        self.deadlines.extend(self.execution_deadline());
+        Ok(())
+    }
+
+    fn enter(
+        &mut self,
+        definition: &StateMachine,
+        event: &HistoryEvent,
+        name: &str,
+        input: &Payload,
+    ) -> Result<(), String> {
+        let StateIndex(state) = named(definition, name)?;
+        self.change(event.scope, |s| {
+            if !matches!(s.current, Current::Between | Current::ToEnter { .. }) {
+                return Err("its scope is in another state".to_owned());
+            }
+            s.current = Current::In(Step {
+                state,
+                entered_id: event.id,
+                entered_at: event.at,
+                input: input.clone(),
+                attempts: 0,
+                used: Vec::new(),
+                phase: Phase::Deciding,
+            });
+            s.chain = event.id;
+            Ok(())
+        })
+    }
+
+    fn put_off(
+        &mut self,
+        definition: &StateMachine,
+        event: &HistoryEvent,
+        name: &str,
+        input: &Payload,
+    ) -> Result<(), String> {
+        let StateIndex(state) = named(definition, name)?;
+        self.change(event.scope, |s| {
+            if !matches!(s.current, Current::Between) {
+                return Err("its scope is in another state".to_owned());
+            }
+            s.current = Current::ToEnter { state, input: input.clone(), due: event.at };
+            Ok(())
+        })
+    }
+
+    fn start_attempt(&mut self, event: &HistoryEvent) -> Result<(), String> {
+        self.change(event.scope, |s| {
+            s.chain = event.id;
+            let attempt = s.attempt_mut()?;
+            attempt.started = true;
+            // The service counts heartbeats from here, not from the scheduling.
+            attempt.alive(event.at);
+            Ok(())
+        })
+    }
+
+    fn end_attempt(&mut self, event: &HistoryEvent) -> Result<(), String> {
+        self.change(event.scope, |s| {
+            s.attempt_mut()?;
+            s.step_mut()?.phase = Phase::Deciding;
+            s.chain = event.id;
+            Ok(())
+        })
+    }
+
+    fn retry(
+        &mut self,
+        definition: &StateMachine,
+        event: &HistoryEvent,
+        retrier: u32,
+        due: Timestamp,
+    ) -> Result<(), String> {
+        self.close_children(event.scope, Phase::Retrying(due))?;
+        let retrier = retrier as usize;
+        self.change(event.scope, |s| {
+            s.chain = event.previous_id;
+            let step = s.step_mut()?;
+            if retrier >= retriers(definition, step.state()) {
+                return Err("its state has no such retrier".to_owned());
+            }
+            if step.used.len() <= retrier {
+                step.used.resize(retrier + 1, 0);
+            }
+            step.used[retrier] += 1;
+            Ok(())
+        })
+    }
+
+    fn start_branches(&mut self, event: &HistoryEvent, branches: u32) -> Result<(), String> {
+        self.start_children(event, branches, 0, None, false)?;
+        (0..branches).try_for_each(|index| self.open_child(event.scope, index, event.id))
+    }
+
+    fn start_iteration(&mut self, event: &HistoryEvent, index: u32) -> Result<(), String> {
+        let next = self.change(event.scope, |s| {
+            let children = s.children_mut()?;
+            children.paused = None;
+            Ok(children.next_index)
+        })?;
+        if next != index {
+            return Err(format!("the next iteration is {next}"));
+        }
+        self.open_child(event.scope, index, event.id)
+    }
+
+    fn fail_iteration(&mut self, event: &HistoryEvent, result: Option<&Payload>) -> Result<(), String> {
+        let (map, index) = self.close_iteration(event.scope, event.previous_id)?;
+        self.change(map, |s| {
+            s.chain = event.previous_id;
+            let children = s.children_mut()?;
+            children.failed += 1;
+            result.map_or(Ok(()), |result| children.put(index, result))
+        })
     }
 
     fn follow(&mut self, scope: ScopeId, chain: u64) -> Result<(), String> {
@@ -616,13 +649,17 @@ impl Live {
         })
     }
 
-    fn finish(&mut self, end: End, at: Timestamp) {
+    fn finish(&mut self, end: End, at: Timestamp) -> Result<(), String> {
+        if self.last_event_id == 0 {
+            return Err("the execution has not started".to_owned());
+        }
         self.end = Some((end, at));
         self.timeout_at = None;
         self.scopes.clear();
         self.attempts.clear();
         self.deadlines.clear();
         self.bytes = 0;
+        Ok(())
     }
 
     fn leave(&mut self, scope: ScopeId, id: u64, output: &Payload, last: bool) -> Result<(), String> {
@@ -670,6 +707,10 @@ impl Live {
         tolerated_failures: Option<u32>,
         is_map: bool,
     ) -> Result<(), String> {
+        // An array of more items is larger than any payload.
+        if total as usize > limits::SHARD_MESSAGE_BYTES_MAX {
+            return Err("it has too many branches or items".to_owned());
+        }
         self.change(event.scope, |s| {
             s.chain = event.id;
             let step = s.step_mut()?;
@@ -729,14 +770,21 @@ impl Live {
 
     /// What must hold after every decision; the error says what does not.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let mut again = self.clone();
+        if self.end.is_none() {
+            let mut again = self.clone();
+            again.index_all();
+            if again != *self {
+                return Err("what is kept beside the scopes does not follow from them".to_owned());
+            }
+        }
+        self.check_scopes()
+    }
+
+    /// The part of [`Live::check`] that looks at what is stored.
+    pub(crate) fn check_scopes(&self) -> Result<(), String> {
         if self.end.is_some() {
             let clear = self.scopes.is_empty() && self.deadlines.is_empty() && self.attempts.is_empty();
             return if clear { Ok(()) } else { Err("an ended execution still waits".to_owned()) };
-        }
-        again.index_all();
-        if again != *self {
-            return Err("what is kept beside the scopes does not follow from them".to_owned());
         }
         if self.deadlines.is_empty() && self.attempts.is_empty() {
             return Err("it waits for nothing".to_owned());
@@ -754,26 +802,42 @@ impl Live {
                 Current::In(step) => match &step.phase {
                     Phase::Deciding => return Err(format!("scope {id} is undecided")),
                     Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => {}
-                    Phase::Children(children) => check_children(*id, children)?,
+                    Phase::Children(children) => self.check_children(*id, children)?,
                 },
             }
         }
         Ok(())
     }
-}
 
-fn check_children(id: ScopeId, children: &Children) -> Result<(), String> {
-    let done = children.results.iter().flatten().count();
-    let fits = done == children.done as usize
-        && children.done as usize + children.open.len() == children.next_index as usize
-        && children.next_index <= children.total
-        && children.done < children.total
-        && (!children.open.is_empty() || children.paused.is_some());
-    if fits { Ok(()) } else { Err(format!("the branches or iterations in scope {id} do not add up")) }
+    fn check_children(&self, id: ScopeId, children: &Children) -> Result<(), String> {
+        let done = children.results.iter().flatten().count();
+        // A failure that is not tolerated ends the state, so every iteration is done or open.
+        let fits = done == children.done as usize
+            && children.results.len() == children.total as usize
+            && children.done as usize + children.open.len() == children.next_index as usize
+            && children.next_index <= children.total
+            && children.done < children.total
+            && (!children.open.is_empty() || children.paused.is_some())
+            && children.open.iter().all(|child| self.scopes.contains_key(child));
+        if fits { Ok(()) } else { Err(format!("the branches or iterations in scope {id} do not add up")) }
+    }
 }
 
 fn named(definition: &StateMachine, name: &str) -> Result<StateIndex, String> {
     definition.by_name.get(name).copied().ok_or_else(|| "the definition has no such state".to_owned())
+}
+
+fn retriers(definition: &StateMachine, state: StateIndex) -> usize {
+    match &definition.state(state).kind {
+        StateKind::Task(task) => task.errors.retry.len(),
+        StateKind::Parallel(parallel) => parallel.errors.retry.len(),
+        StateKind::Map(map) => map.errors.retry.len(),
+        StateKind::Pass(_)
+        | StateKind::Choice(_)
+        | StateKind::Wait(_)
+        | StateKind::Succeed
+        | StateKind::Fail(_) => 0,
+    }
 }
 
 fn attempt(

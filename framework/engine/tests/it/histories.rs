@@ -368,3 +368,124 @@ fn a_large_map_starts_in_portions() {
     }
     assert_eq!(run.execution.next_deadline(), None);
 }
+
+#[test]
+fn the_data_flows_through_paths_and_templates() {
+    let work = json!({
+        "InputPath": "$.order",
+        "Parameters": { "id.$": "$.id", "of.$": "$$.Execution.Name", "retry.$": "$$.State.RetryCount" },
+        "ResultSelector": { "n.$": "$.count" },
+        "ResultPath": "$.stock",
+        "OutputPath": "$.stock",
+        "End": true,
+    });
+    let mut run =
+        Run::start(&states("A", json!({ "A": task("a", work) })), json!({ "order": { "id": 7 }, "x": 1 }));
+    run.succeed(3, json!({ "count": 2, "rest": 0 }));
+    run.shows(
+        r#"
+        1<-0 ExecutionStarted < {"order":{"id":7},"x":1}
+        2<-0 TaskStateEntered A < {"order":{"id":7},"x":1}
+        3<-2 ActivityScheduled < {"id":7,"of":"e","retry":0}
+        4<-3 ActivityStarted workerName=w
+        5<-4 ActivitySucceeded > {"count":2,"rest":0}
+        6<-5 TaskStateExited A > {"n":2}
+        7<-6 ExecutionSucceeded > {"n":2}"#,
+    );
+}
+
+#[test]
+fn a_choice_goes_where_the_first_rule_that_holds_leads() {
+    let rule = |n: i32, next: &str| json!({ "Variable": "$.n", "NumericEquals": n, "Next": next });
+    let definition = states(
+        "C",
+        json!({
+            "C": { "Type": "Choice", "Choices": [rule(1, "One"), rule(2, "Two")] },
+            "One": { "Type": "Succeed" },
+            "Two": { "Type": "Fail", "ErrorPath": "$.error" },
+        }),
+    );
+    assert!(Run::start(&definition, json!({ "n": 1 })).history().contains("SucceedStateEntered One"));
+    let two = Run::start(&definition, json!({ "n": 2, "error": "Late" }));
+    assert!(two.history().ends_with("5<-4 ExecutionFailed error=Late"), "{}", two.history());
+    Run::start(&definition, json!({ "n": 3 })).shows(
+        r#"
+        1<-0 ExecutionStarted < {"n":3}
+        2<-0 ChoiceStateEntered C < {"n":3}
+        3<-2 ExecutionFailed error=States.Runtime cause=An error occurred while executing the state 'C' (entered at the event id #2). Failed to transition out of the state. The state does not point to a next state."#,
+    );
+}
+
+#[test]
+fn a_message_with_a_token_waits_for_its_answer() {
+    let definition = states(
+        "Q",
+        json!({ "Q": {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
+            "Parameters": { "QueueUrl": "amqp:///approvals", "MessageBody": { "token.$": "$$.Task.Token" } },
+            "HeartbeatSeconds": 10,
+            "End": true,
+        } }),
+    );
+    let mut run = Run::start(&definition, json!(0));
+    let [Command::Send(send)] = &run.commands[..] else { panic!("{:?}", run.commands) };
+    let body: serde_json::Value = serde_json::from_str(&send.body).unwrap();
+    let token = body["token"].as_str().unwrap();
+    assert_eq!(run.key().verify(token), Some((run.execution.id(), send.event_id)));
+    assert_eq!(run.pending(), run.commands);
+    assert_eq!(run.execution.next_deadline(), Some(Timestamp::from_millis(1_010_000)));
+    run.succeed(3, json!("yes"));
+    let types: Vec<_> = run.history().lines().map(|l| l.split(' ').nth(1).unwrap().to_owned()).collect();
+    let expected = [
+        "ExecutionStarted",
+        "TaskStateEntered",
+        "TaskScheduled",
+        "TaskStarted",
+        "TaskSubmitted",
+        "TaskSucceeded",
+        "TaskStateExited",
+        "ExecutionSucceeded",
+    ];
+    assert_eq!(types, expected);
+}
+
+#[test]
+fn a_message_alone_is_done_when_it_is_sent() {
+    let parameters = json!({ "QueueUrl": "q", "MessageBody": "hello" });
+    let resource = "arn:aws:states:::sqs:sendMessage";
+    let task = json!({ "Type": "Task", "Resource": resource, "Parameters": parameters, "End": true });
+    let run = Run::start(&states("Q", json!({ "Q": task })), json!(0));
+    assert_eq!(run.commands.len(), 1);
+    assert!(matches!(run.execution.end(), Some((End::Succeeded(_), _))));
+}
+
+#[test]
+fn payloads_over_the_limit_fail_their_task() {
+    let mut run = Run::start(&states("A", json!({ "A": task("a", json!({ "End": true })) })), json!(0));
+    run.succeed(3, json!("x".repeat(256 * 1024)));
+    assert!(
+        run.history().contains("ActivityFailed error=States.DataLimitExceeded cause=The state/task 'arn:")
+    );
+    assert!(matches!(run.execution.end(), Some((End::Failed { .. }, _))));
+}
+
+#[test]
+fn resources_that_are_not_supported_say_so() {
+    for resource in ["arn:aws:lambda:us-east-1:000000000000:function:f", "arn:aws:states:::sns:publish"] {
+        let state = json!({ "Type": "Task", "Resource": resource, "Parameters": {}, "End": true });
+        let run = Run::start(&states("A", json!({ "A": state })), json!(0));
+        let Some((End::Failed { error, cause }, _)) = run.execution.end() else { panic!("{resource}") };
+        assert_eq!(error.as_deref(), Some("States.Runtime"));
+        assert!(cause.as_deref().unwrap().contains(resource), "{cause:?}");
+    }
+}
+
+#[test]
+fn a_start_that_a_worker_reports_late_never_goes_back_in_time() {
+    let mut run = Run::start(&states("A", json!({ "A": task("a", json!({ "End": true })) })), json!(0));
+    let started_at = Some(Timestamp::from_millis(5));
+    let outcome = ReportOutcome::Succeeded(payload(&json!(1)));
+    run.decide(Input::Report { event_id: 3, worker: None, started_at, outcome }).unwrap();
+    assert_eq!(run.events[3].at, run.events[2].at);
+}

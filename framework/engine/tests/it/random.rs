@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use stagepost_engine::{Command, Input};
+use stagepost_engine::{Command, Execution, Input};
 use stagepost_protocol::{ReportOutcome, Timestamp};
 
 use crate::support::{Run, machine, payload};
@@ -213,6 +213,31 @@ fn chain_holds(run: &Run) {
     }
 }
 
+/// A stored history that lost, repeats or swaps events never panics.
+fn damaged_histories_are_refused_or_lead_somewhere(run: &Run, choices: &mut Choices<'_>) {
+    for _ in 0..4 {
+        let mut events = run.events.clone();
+        let at = choices.below(events.len());
+        match choices.below(4) {
+            0 => drop(events.remove(at)),
+            1 => events.insert(at, events[at].clone()),
+            2 => {
+                let other = choices.below(events.len());
+                events.swap(at, other);
+                // The ids are right again, so that it is the meaning that is looked at.
+                let mut visible = 0;
+                for event in &mut events {
+                    visible += u64::from(!event.kind.is_hidden());
+                    event.id = visible;
+                }
+            }
+            _ => events[at].scope = u32::try_from(choices.below(5)).unwrap(),
+        }
+        let definition = std::sync::Arc::clone(run.execution.definition());
+        let _ = Execution::replay(run.execution.origin().clone(), definition, &events);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -240,5 +265,6 @@ proptest! {
         chain_holds(&run);
         prop_assert!(run.pending().is_empty());
         prop_assert_eq!(run.execution.next_deadline(), None);
+        damaged_histories_are_refused_or_lead_somewhere(&run, &mut Choices { bytes: &actions, at: 0 });
     }
 }
