@@ -72,6 +72,7 @@ impl Decided {
             && self.messages.is_empty()
             && self.replies.is_empty()
             && self.deliveries.is_empty()
+            && self.executions.is_empty()
             && self.barriers.is_empty()
     }
 

@@ -117,6 +117,17 @@ pub struct ExecutionDescription {
     pub cause: Option<String>,
 }
 
+/// What a deployment did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deployed {
+    /// There was no state machine of this name.
+    Created,
+    /// The state machine got another definition or role.
+    Updated,
+    /// It had this definition already.
+    Unchanged,
+}
+
 /// A client for one endpoint. Cheap to clone; keeps connections.
 #[derive(Clone)]
 pub struct ApiClient {
@@ -182,33 +193,43 @@ impl ApiClient {
         self.deploy_with(name, definition, None).await.map(|(arn, _)| arn)
     }
 
-    /// As [`ApiClient::deploy`], with a role; also tells whether it was created.
+    /// As [`ApiClient::deploy`], with a role; also tells what was done.
     pub async fn deploy_with(
         &self,
         name: &str,
         definition: &str,
         role_arn: Option<&str>,
-    ) -> Result<(StateMachineArn, bool), CallError> {
-        let role = role_arn.unwrap_or(DEFAULT_ROLE);
-        let request = json!({"name": name, "definition": definition, "roleArn": role});
-        match self.call("CreateStateMachine", &request).await {
-            // The service answers so also when the very same one is there.
-            Ok(created) => {
-                return Ok((
-                    parsed(&self.endpoint, &created, "stateMachineArn", StateMachineArn::parse)?,
-                    true,
-                ));
+    ) -> Result<(StateMachineArn, Deployed), CallError> {
+        let arn = StateMachineArn { namespace: self.namespace.clone(), name: name.to_owned() };
+        // Asked first, as creating what is there already says the same as creating it.
+        match self.call("DescribeStateMachine", &json!({"stateMachineArn": arn})).await {
+            Ok(there) => {
+                let same = |member: &str, text| there.get(member).and_then(Value::as_str) == Some(text);
+                if same("definition", definition) && role_arn.is_none_or(|role| same("roleArn", role)) {
+                    return Ok((arn, Deployed::Unchanged));
+                }
             }
-            Err(error) if error.is("StateMachineAlreadyExists") => {}
+            // A name that cannot be one is refused by CreateStateMachine, in better words.
+            Err(error) if error.is("StateMachineDoesNotExist") || error.is("InvalidArn") => {
+                let role = role_arn.unwrap_or(DEFAULT_ROLE);
+                let request = json!({"name": name, "definition": definition, "roleArn": role});
+                match self.call("CreateStateMachine", &request).await {
+                    Ok(created) => {
+                        let arn =
+                            parsed(&self.endpoint, &created, "stateMachineArn", StateMachineArn::parse)?;
+                        return Ok((arn, Deployed::Created));
+                    }
+                    // Somebody else was faster.
+                    Err(error) if error.is("StateMachineAlreadyExists") => {}
+                    Err(error) => return Err(error),
+                }
+            }
             Err(error) => return Err(error),
         }
-        let arn = StateMachineArn { namespace: self.namespace.clone(), name: name.to_owned() };
         let mut request = json!({"stateMachineArn": arn, "definition": definition});
-        if let Some(role) = role_arn {
-            request["roleArn"] = role.into();
-        }
+        set(&mut request, "roleArn", role_arn);
         self.call("UpdateStateMachine", &request).await?;
-        Ok((arn, false))
+        Ok((arn, Deployed::Updated))
     }
 
     /// Starts an execution; without a name it gets one.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stagepost_protocol::Namespace;
-use stagepost_server::{ApiClient, DEFAULT_ENDPOINT};
+use stagepost_server::{ApiClient, DEFAULT_ENDPOINT, bench::BenchArgs};
 use stagepost_store::ExecutionStatus;
 
 use super::failure::Failure;
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     SendFailure(SendFailureArgs),
     /// Tell that the task of a token is still worked on
     SendHeartbeat(SendHeartbeatArgs),
+    /// Measure this machine's, or an installation's, broker and database under Stagepost
+    Bench(BenchArgs),
 }
 
 impl Command {
@@ -390,6 +392,7 @@ mod tests {
             "send-success -token --output {}",
             "send-failure --error E --cause c -- -token",
             "send-heartbeat token --region eu-west-1 --account 111111111111",
+            "bench sequence --executions 10 --steps 2 --in-flight 5 --floor --json",
         ] {
             if let Err(error) = parse(line) {
                 panic!("{line}: {error}");

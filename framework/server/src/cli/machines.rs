@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use serde_json::{Value, json};
 use stagepost_asl::Severity;
 use stagepost_protocol::Namespace;
-use stagepost_server::{CallError, Style};
+use stagepost_server::{CallError, Deployed, Style};
 
 use super::{
     args::{DeployArgs, ListArgs},
@@ -19,15 +19,19 @@ pub(crate) async fn deploy(args: DeployArgs, namespace: Namespace) -> Result<Exi
     let text = output::read_file(&args.file)?;
     let style = Style::of(&std::io::stderr());
     let deployed = api.deploy_with(&args.name, &text, args.role_arn.as_deref()).await;
-    let (arn, created) = deployed.map_err(|error| refused(error, &text, &args.file, style))?;
+    let (arn, deployed) = deployed.map_err(|error| refused(error, &text, &args.file, style))?;
+    let done = match deployed {
+        Deployed::Created => "created",
+        Deployed::Updated => "updated",
+        Deployed::Unchanged => "unchanged",
+    };
     if args.client.json {
-        output::json(&json!({ "stateMachineArn": arn, "created": created }));
+        output::json(&json!({ "stateMachineArn": arn, "result": done }));
         return Ok(ExitCode::SUCCESS);
     }
     let warnings: Vec<_> =
         validate::findings(&text).into_iter().filter(|f| f.severity == Severity::Warning).collect();
     output::notes(&validate::rendered(&warnings, &text, &args.file, style));
-    let done = if created { "created" } else { "updated" };
     output::note(&format!("{} {done} {}", style.green("✓"), style.bold(&args.name)));
     output::data(&arn.to_string());
     Ok(ExitCode::SUCCESS)

@@ -2,7 +2,7 @@
 //!
 //! * `args` is what can be typed; `failure` what goes wrong, with its exit code and its hint; `output` what is
 //!   printed. Data goes to stdout, everything else to stderr.
-//! * `server` runs `dev`, `serve` and `recover`; `validate` needs no server; `machines`, `executions` and `tasks`
+//! * `server` runs `dev`, `serve` and `recover`, the library's `bench` measures; `validate` needs no server; `machines`, `executions` and `tasks`
 //!   are clients of one.
 
 mod args;
@@ -19,6 +19,7 @@ mod validate;
 use std::process::ExitCode;
 
 use clap::Parser;
+use stagepost_server::bench;
 
 use args::{Cli, Command};
 use failure::Failure;
@@ -60,5 +61,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::SendSuccess(args) => tasks::success(args, namespace).await,
         Command::SendFailure(args) => tasks::failure(args, namespace).await,
         Command::SendHeartbeat(args) => tasks::heartbeat(args, namespace).await,
+        Command::Bench(args) => {
+            bench::run(args).await.map_err(|error| Failure::server(format!("{error:#}")))?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, process::ExitCode};
 use serde_json::json;
 use stagepost_broker::rabbitmq::QueueKind;
 use stagepost_protocol::Namespace;
-use stagepost_server::{Backend, Installation, Roles, Settings, Style, recover as recover_installation};
+use stagepost_server::{
+    Backend, Installation, OpenError, Roles, Settings, Style, recover as recover_installation,
+};
 
 use super::{
     args::{DevArgs, ListenArgs, QueueType, RecoverArgs, ServeArgs, ServersArgs},
@@ -90,6 +92,10 @@ async fn run(
     address: SocketAddr,
     ready: impl FnOnce(&Settings, SocketAddr),
 ) -> Result<ExitCode, Failure> {
+    // An address that is taken is told before anything is opened; it is listened on once all is there.
+    if let Err(source) = std::net::TcpListener::bind(address) {
+        return Err(OpenError::Listen { address, source }.into());
+    }
     let mut installation = tokio::select! {
         opened = Installation::open(settings) => opened?,
         () = signal() => return Ok(ExitCode::from(INTERRUPTED)),

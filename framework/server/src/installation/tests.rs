@@ -3,7 +3,7 @@
 use stagepost_store::ExecutionStatus;
 
 use super::*;
-use crate::{ApiClient, Steps, Style};
+use crate::{ApiClient, Deployed, Steps, Style};
 
 const MACHINE: &str = r#"{
     "StartAt": "Prepare",
@@ -58,10 +58,30 @@ async fn a_machine_is_deployed_started_followed_and_gives_its_output() {
     assert_eq!(api.history(&execution).await.unwrap().len(), 10);
     // Deployed again under its name it is another definition of the same machine.
     let changed = MACHINE.replace("100", "1000");
-    let (again, created) = api.deploy_with("hold", &changed, None).await.unwrap();
-    assert_eq!((again, created), (machine.clone(), false));
+    for (text, done) in [(MACHINE, Deployed::Unchanged), (&changed, Deployed::Updated)] {
+        assert_eq!(api.deploy_with("hold", text, None).await.unwrap(), (machine.clone(), done));
+    }
     let error = api.start(&machine, "{}", Some("one")).await.unwrap_err();
     assert!(error.is("ExecutionAlreadyExists"), "{error}");
+    installation.shutdown().await;
+}
+
+#[tokio::test]
+async fn waits_that_follow_each_other_all_end() {
+    let (installation, api) = embedded(None).await;
+    let wait = |next: &str| format!(r#"{{"Type": "Wait", "Seconds": 1, {next}}}"#);
+    let (next, end) = (|name: &str| wait(&format!(r#""Next": "{name}""#)), wait(r#""End": true"#));
+    let states = format!(r#"{{"A": {}, "B": {}, "C": {}, "D": {end}}}"#, next("B"), next("C"), next("D"));
+    let definition = format!(r#"{{"StartAt": "A", "States": {states}}}"#);
+    let machine = api.deploy("waits", &definition).await.unwrap();
+    let mut started = Vec::new();
+    for _ in 0..4 {
+        started.push(api.start(&machine, "{}", None).await.unwrap());
+    }
+    for execution in &started {
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(30), api.wait(execution)).await;
+        assert_eq!(ended.expect("no wait is forgotten").unwrap().status, ExecutionStatus::Succeeded);
+    }
     installation.shutdown().await;
 }
 
