@@ -12,9 +12,9 @@ pub(crate) struct Entry {
     pub(crate) sequence: u64,
     /// The newest event in that row, or before.
     pub(crate) last_event_id: u64,
-    /// The epoch of its newest history row that this process did not write: an earlier owner's publications may
-    /// be lost. `None` once they were published again, or where this process has done all of it.
-    pub(crate) foreign_epoch: Option<i64>,
+    /// What its history led to may never have been published: an earlier owner wrote it, or a commit of ours
+    /// whose outcome is not known. Until it is published again.
+    pub(crate) unconfirmed: bool,
     /// `wake_at` as the store has it, or will after the batches that are on their way.
     pub(crate) stored_wake: Option<Timestamp>,
     /// Events since the newest snapshot.
@@ -43,7 +43,7 @@ impl Entry {
             execution,
             sequence,
             last_event_id,
-            foreign_epoch: None,
+            unconfirmed: false,
             stored_wake,
             events_since_snapshot: 0,
             in_flight: 0,

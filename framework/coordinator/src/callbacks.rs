@@ -17,6 +17,9 @@ use crate::{
 };
 
 const PREFETCH: u16 = 256;
+/// Reports that go on in one message have about so many bytes at most: a quarter of what a shard accepts, since a
+/// text can take more room in JSON that is written anew.
+const FORWARD_BYTES_MAX: usize = limits::SHARD_MESSAGE_BYTES_MAX / 4;
 
 /// Why a token message cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,11 +117,21 @@ fn forward(
     queue: &str,
     deliveries: &[Delivery],
 ) -> Vec<Message> {
-    let mut reports: BTreeMap<ShardId, Vec<Report>> = BTreeMap::new();
+    let mut reports: BTreeMap<ShardId, (Vec<Report>, usize)> = BTreeMap::new();
     let mut messages = Vec::new();
+    let encode = |shard, reports| ShardMessage::Reports(reports).encode(options.topology.shard(shard), None);
     for delivery in deliveries {
         match report(token_key, &delivery.body) {
-            Ok((execution, report)) => reports.entry(options.shards.of(execution)).or_default().push(report),
+            Ok((execution, report)) => {
+                let shard = options.shards.of(execution);
+                let (gathered, bytes) = reports.entry(shard).or_default();
+                if *bytes + delivery.body.len() > FORWARD_BYTES_MAX && !gathered.is_empty() {
+                    messages.push(encode(shard, std::mem::take(gathered)));
+                    *bytes = 0;
+                }
+                *bytes += delivery.body.len();
+                gathered.push(report);
+            }
             Err(reason) => {
                 tracing::warn!(%reason, queue, "a message could not be used; it is among the dead letters");
                 add(&shared.metrics.dead_letters, 1);
@@ -126,9 +139,7 @@ fn forward(
             }
         }
     }
-    let encode =
-        |(shard, reports)| ShardMessage::Reports(reports).encode(options.topology.shard(shard), None);
-    messages.extend(reports.into_iter().map(encode));
+    messages.extend(reports.into_iter().map(|(shard, (reports, _))| encode(shard, reports)));
     messages
 }
 

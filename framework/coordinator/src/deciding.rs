@@ -18,7 +18,7 @@ use crate::{
     definitions::{self, Definitions},
     metrics::add,
     options::Options,
-    pipeline::{Backoff, Decided, Shared, await_store},
+    pipeline::{Backoff, Decided, Shared, Side, await_store},
     wake::Wakes,
 };
 
@@ -28,13 +28,19 @@ use round::Round;
 
 /// At most so many wake-ups are loaded from the store at a time.
 const WAKES_LOADED_MAX: usize = 20_000;
-/// So long what is known of an activity's registration is good.
+/// So long it is taken for granted that an activity which was registered still is.
 const ACTIVITY_FACT_TTL: Duration = Duration::from_secs(1);
+/// At most so many facts about activities, and so many names of declared queues, are kept.
+const FACTS_MAX: usize = 10_000;
+/// At most so many executions are remembered one by one as perhaps not published.
+const SUSPECTS_MAX: usize = 100_000;
+/// A row that the store cannot read so many times, though it answers, is given up.
+const READS_MAX: u32 = 8;
 
 /// What reaches the loop.
 pub(crate) enum Feed {
     /// Messages of a shard's queue.
-    Deliveries { shard: ShardId, deliveries: Vec<Delivery>, acker: Arc<dyn Acker> },
+    Deliveries { lease: Lease, deliveries: Vec<Delivery>, acker: Arc<dyn Acker> },
     /// A shard is ours now. Comes before its deliveries.
     Gained(Lease),
     /// A shard is to be given up. Comes after its deliveries; `done` is told when all of them are settled.
@@ -62,6 +68,11 @@ pub(crate) struct Deciding {
     declared: HashSet<String>,
     /// Wake-ups that fired, and whose consequences are published: their rows may move on.
     fired: Vec<ExecutionId>,
+    /// Executions in the store whose newest row is ours, but of which something may not be published: see
+    /// [`Entry::unconfirmed`], which this outlives when the entry is evicted.
+    suspects: HashSet<ExecutionId>,
+    /// There were too many suspects to remember each.
+    suspect_all: bool,
     wake_load_failed: Option<Instant>,
 }
 
@@ -69,7 +80,6 @@ pub(crate) struct Deciding {
 #[derive(Default)]
 struct Known {
     ended: HashMap<ExecutionId, ExecutionSummary>,
-    missing: HashSet<ExecutionId>,
     broken: HashMap<ExecutionId, String>,
 }
 
@@ -87,6 +97,8 @@ impl Deciding {
             activities: HashMap::new(),
             declared: HashSet::new(),
             fired: Vec::new(),
+            suspects: HashSet::new(),
+            suspect_all: false,
             wake_load_failed: None,
         }
     }
@@ -109,18 +121,21 @@ impl Deciding {
             let mut decided = Decided::new(self.generation);
             let mut taken = Vec::new();
             let mut next = first;
-            loop {
-                match next {
-                    Some(feed) => self.take(feed, &mut taken, &mut decided).await,
-                    None => break,
-                }
-                if taken.len() >= self.options.batch_max {
+            let mut released = None;
+            while let Some(fed) = next {
+                released = self.take(fed, &mut taken, &mut decided).await;
+                // What came before is decided while the shard is still ours; what comes after waits.
+                if released.is_some() || taken.len() >= self.options.batch_max {
                     break;
                 }
                 next = feed.try_recv().ok();
             }
             let wakes = self.due_wakes().await;
             self.decide(taken, wakes, &mut decided).await;
+            if let Some(shard) = released {
+                self.leases.remove(&shard);
+                self.forget(shard);
+            }
             if !decided.is_empty() {
                 place.send(decided);
             }
@@ -160,9 +175,17 @@ impl Deciding {
             self.cache.clear();
             self.wakes.clear();
             self.fired.clear();
+            // What was to be declared with a batch that failed was not.
+            self.declared.clear();
         }
-        for shard in self.shared.take_lost() {
-            self.leases.remove(&shard);
+        for id in self.shared.take_suspects() {
+            self.suspect(id);
+        }
+        for lost in self.shared.take_lost(Side::Deciding) {
+            if self.leases.get(&lost.shard) == Some(&lost.epoch) {
+                self.leases.remove(&lost.shard);
+                self.forget(lost.shard);
+            }
         }
         let now = self.options.clock.now();
         for (generation, executions) in self.shared.take_settled() {
@@ -175,6 +198,9 @@ impl Deciding {
                 if entry.in_flight > 0 {
                     continue;
                 }
+                if !entry.unconfirmed {
+                    self.suspects.remove(&id);
+                }
                 if entry.execution.end().is_some() {
                     self.cache.remove(id);
                 } else if entry.stored_wake.is_some_and(|at| at <= now) {
@@ -184,25 +210,50 @@ impl Deciding {
         }
     }
 
-    async fn take(&mut self, feed: Feed, taken: &mut Vec<Taken>, decided: &mut Decided) {
+    /// Remembers that something of the execution may not be published.
+    fn suspect(&mut self, id: ExecutionId) {
+        self.suspects.insert(id);
+        if self.suspects.len() > SUSPECTS_MAX {
+            tracing::warn!("very many executions are in doubt: whatever is loaded is published again");
+            self.suspects.clear();
+            self.suspect_all = true;
+        }
+    }
+
+    /// Drops what is in memory of a shard.
+    fn forget(&mut self, shard: ShardId) {
+        let shards = self.options.shards;
+        self.cache.retain(|id| shards.of(id) != shard);
+        self.suspects.retain(|id| shards.of(*id) != shard);
+        self.fired.retain(|id| shards.of(*id) != shard);
+    }
+
+    fn owns(&self, id: ExecutionId) -> bool {
+        self.leases.contains_key(&self.options.shards.of(id))
+    }
+
+    /// Takes what reached the loop. Returns the shard that is to be given up once all this is decided.
+    async fn take(&mut self, feed: Feed, taken: &mut Vec<Taken>, decided: &mut Decided) -> Option<ShardId> {
         match feed {
             Feed::Gained(lease) => {
                 self.leases.insert(lease.shard, lease.epoch);
+                self.forget(lease.shard);
                 // The new shard's wake-ups up to the horizon are not in memory.
                 self.wakes.clear();
             }
             Feed::Released { shard, done } => {
-                self.leases.remove(&shard);
-                let shards = self.options.shards;
-                self.cache.retain(|id| shards.of(id) != shard);
                 decided.barriers.push(done);
+                return Some(shard);
             }
-            Feed::Deliveries { shard, deliveries, acker } => {
+            Feed::Deliveries { lease, deliveries, acker } => {
+                let shard = lease.shard;
                 if !self.leases.contains_key(&shard) {
+                    // Whoever feeds this shard must begin anew: it would never be decided.
+                    self.shared.begin_anew(lease);
                     for delivery in deliveries {
                         acker.requeue(delivery.tag).await;
                     }
-                    return;
+                    return None;
                 }
                 let tags: Vec<DeliveryTag> = deliveries.iter().map(|d| d.tag).collect();
                 for delivery in deliveries {
@@ -211,6 +262,7 @@ impl Deciding {
                 decided.deliveries.push((acker, tags));
             }
         }
+        None
     }
 
     fn take_delivery(
@@ -251,7 +303,7 @@ impl Deciding {
         let mut due = Vec::new();
         while due.len() < self.options.batch_max {
             match self.wakes.pop_due(now) {
-                Some(id) if self.leases.contains_key(&self.options.shards.of(id)) => due.push(id),
+                Some(id) if self.owns(id) => due.push(id),
                 Some(_) => {}
                 None => break,
             }
@@ -288,8 +340,10 @@ impl Deciding {
     }
 
     async fn decide(&mut self, taken: Vec<Taken>, wakes: Vec<ExecutionId>, decided: &mut Decided) {
-        let fired = std::mem::take(&mut self.fired);
-        if taken.is_empty() && wakes.is_empty() && fired.is_empty() {
+        // Each is decided anew: what fell due meanwhile happens, and if nothing did, its row moves on.
+        let mut wakes = wakes;
+        wakes.append(&mut self.fired);
+        if taken.is_empty() && wakes.is_empty() {
             return;
         }
         let known = self.load(&taken, &wakes).await;
@@ -301,9 +355,6 @@ impl Deciding {
         for id in wakes {
             round.wake(id);
         }
-        for id in fired {
-            round.move_fired_wake(id);
-        }
         round.finish();
     }
 
@@ -312,7 +363,8 @@ impl Deciding {
         let mut wanted: Vec<ExecutionId> = Vec::new();
         let mut seen = HashSet::new();
         let mut want = |id: ExecutionId| {
-            if !self.cache.contains(id) && seen.insert(id) {
+            // What came to the wrong shard is sent on, unseen.
+            if self.owns(id) && !self.cache.contains(id) && seen.insert(id) {
                 wanted.push(id);
             }
         };
@@ -332,9 +384,18 @@ impl Deciding {
         for chunk in wanted.chunks(256) {
             let stored = self.load_stored(chunk).await;
             for (id, stored) in chunk.iter().zip(stored) {
+                let stored = match stored {
+                    Ok(stored) => stored,
+                    Err(reason) => {
+                        tracing::error!(execution = %id, %reason, "an execution cannot be loaded");
+                        known.broken.insert(*id, reason);
+                        continue;
+                    }
+                };
                 match stored {
-                    None => drop(known.missing.insert(*id)),
+                    None => drop(self.suspects.remove(id)),
                     Some(stored) if stored.summary.status != ExecutionStatus::Running => {
+                        self.suspects.remove(id);
                         known.ended.insert(*id, stored.summary);
                     }
                     Some(stored) => {
@@ -354,12 +415,26 @@ impl Deciding {
         known
     }
 
-    async fn load_stored(&self, ids: &[ExecutionId]) -> Vec<Option<StoredExecution>> {
+    /// Loads executions; waits for the store as long as it takes. `Err`: this one's rows cannot be read.
+    async fn load_stored(&self, ids: &[ExecutionId]) -> Vec<Result<Option<StoredExecution>, String>> {
         let mut backoff = Backoff::new();
+        let mut refused = 0;
         loop {
             match self.shared.store.load(ids).await {
-                Ok(stored) => return stored,
+                Ok(stored) => return stored.into_iter().map(Ok).collect(),
+                // One of them must not take the others with it.
+                Err(stagepost_store::Error::Database { .. }) if ids.len() > 1 => {
+                    let mut all = Vec::with_capacity(ids.len());
+                    for id in ids {
+                        all.extend(Box::pin(self.load_stored(std::slice::from_ref(id))).await);
+                    }
+                    return all;
+                }
+                Err(error @ stagepost_store::Error::Database { .. }) if refused >= READS_MAX => {
+                    return vec![Err(error.to_string())];
+                }
                 Err(error) => {
+                    refused += u32::from(matches!(error, stagepost_store::Error::Database { .. }));
                     tracing::warn!(%error, "executions could not be loaded; trying again");
                     backoff.wait().await;
                     await_store(&self.shared).await;
@@ -397,7 +472,9 @@ impl Deciding {
         let mut entry = Entry::replayed(replayed.execution, replayed.sequence, wake);
         entry.events_since_snapshot = replayed.events_since_snapshot;
         let ours = self.leases.get(&shard) == Some(&replayed.epoch);
-        entry.foreign_epoch = (!ours && !self.options.recover_shards).then_some(replayed.epoch);
+        // With `recover_shards` everything was published when the shard was gained.
+        let foreign = !ours && !self.options.recover_shards;
+        entry.unconfirmed = foreign || self.suspect_all || self.suspects.contains(&id);
         self.cache.insert(id, entry);
         add(&self.shared.metrics.replays, 1);
         Ok(())
@@ -423,7 +500,12 @@ impl Deciding {
         for entry in ids.into_iter().filter_map(|id| self.cache.get(id)) {
             wanted.extend(entry.execution.definition().registered_activities().map(str::to_owned));
         }
-        wanted.retain(|arn| self.activities.get(arn).is_none_or(|(at, _)| at.elapsed() >= ACTIVITY_FACT_TTL));
+        // That there is none is not believed for long: it may be created any moment.
+        let good = |(at, exists): &(Instant, bool)| *exists && at.elapsed() < ACTIVITY_FACT_TTL;
+        wanted.retain(|arn| !self.activities.get(arn).is_some_and(good));
+        if self.activities.len() + wanted.len() > FACTS_MAX {
+            self.activities.retain(|_, fact| good(fact));
+        }
         for arn in wanted {
             let exists = match ActivityArn::parse(&arn) {
                 Ok(parsed) => self.activity_exists(&parsed).await,
@@ -456,6 +538,16 @@ pub(crate) struct Replayed {
     pub(crate) events_since_snapshot: u64,
 }
 
+/// What is stored as a snapshot: the epoch of the row that it includes, and the state.
+fn snapshot_payload(epoch: i64, state: &str) -> String {
+    format!("{epoch} {state}")
+}
+
+fn parse_snapshot(payload: &str) -> Result<(i64, &str), String> {
+    let parts = payload.split_once(' ').and_then(|(epoch, state)| Some((epoch.parse().ok()?, state)));
+    parts.ok_or_else(|| "its snapshot does not begin with an epoch".to_owned())
+}
+
 /// Replays a stored execution.
 pub(crate) fn replay(
     stored: StoredExecution,
@@ -470,7 +562,12 @@ pub(crate) fn replay(
     };
     let mut events = Vec::new();
     let mut sequence = stored.snapshot.as_ref().map_or(0, |s| s.sequence);
-    let mut epoch = 0;
+    // A snapshot names the epoch of its row, which is not loaded any more.
+    let snapshot = match &stored.snapshot {
+        None => None,
+        Some(snapshot) => Some(parse_snapshot(&snapshot.payload)?),
+    };
+    let mut epoch = snapshot.map_or(0, |(epoch, _)| epoch);
     for row in &stored.history {
         if row.sequence != sequence + 1 {
             return Err(format!("its history has row {} after row {sequence}", row.sequence));
@@ -482,11 +579,10 @@ pub(crate) fn replay(
         );
     }
     let events_since_snapshot = events.len() as u64;
-    let execution = match &stored.snapshot {
+    let execution = match snapshot {
         None => Execution::replay(origin, definition, &events).map_err(|e| e.to_string())?,
-        Some(snapshot) => {
-            let mut execution =
-                Execution::restore(origin, definition, &snapshot.payload).map_err(|e| e.to_string())?;
+        Some((_, state)) => {
+            let mut execution = Execution::restore(origin, definition, state).map_err(|e| e.to_string())?;
             events.iter().try_for_each(|event| execution.evolve(event)).map_err(|e| e.to_string())?;
             execution
         }

@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     deciding::Feed,
     options::Options,
-    pipeline::{Backoff, Shared},
+    pipeline::{Backoff, Shared, Side},
     recover::recover_shard,
 };
 
@@ -44,6 +44,7 @@ pub(crate) async fn run(
     let mut owned: HashMap<ShardId, Owned> = HashMap::new();
     let every = options.lease_ttl / 3;
     while !*shutdown.borrow() {
+        drop_failed(&shared, &mut owned).await;
         match shared.store.lease(&options.owner, options.lease_ttl, options.shards.count()).await {
             Ok((leases, fair)) => {
                 lose_others(&mut owned, &leases).await;
@@ -61,11 +62,29 @@ pub(crate) async fn run(
             _ = shutdown.changed() => {}
         }
     }
-    for (_, shard) in owned {
-        stop(shard, Stop::Graceful).await;
-    }
+    let ending = owned.into_values().map(|shard| stop(shard, Stop::Graceful));
+    futures_util::future::join_all(ending).await;
     if let Err(error) = shared.store.release(&options.owner, None).await {
         tracing::warn!(%error, "leases could not be released; they run out by themselves");
+    }
+}
+
+/// Gives up the shards whose leases a commit found lost, and those whose tasks have ended by themselves; what of
+/// them is still ours begins anew.
+async fn drop_failed(shared: &Shared, owned: &mut HashMap<ShardId, Owned>) {
+    let mut gone: Vec<ShardId> = Vec::new();
+    for lost in shared.take_lost(Side::Leases) {
+        gone.extend(owned.get(&lost.shard).filter(|o| o.epoch == lost.epoch).map(|_| lost.shard));
+    }
+    gone.extend(owned.iter().filter(|(_, o)| o.task.is_finished()).map(|(shard, _)| *shard));
+    for shard in gone {
+        if let Some(gone) = owned.remove(&shard) {
+            tracing::warn!(
+                ?shard,
+                "a shard was lost or its task has ended; it begins anew if it is still ours"
+            );
+            stop(gone, Stop::AtOnce).await;
+        }
     }
 }
 
@@ -152,21 +171,35 @@ impl Shard {
             tokio::select! {
                 deliveries = consumer.next(self.options.batch_max) => match deliveries {
                     Some(deliveries) => {
-                        let fed = Feed::Deliveries { shard, deliveries, acker: acker.clone() };
-                        if self.feed.send(fed).await.is_err() {
-                            return;
+                        let fed = Feed::Deliveries { lease: self.lease.clone(), deliveries, acker: acker.clone() };
+                        tokio::select! {
+                            sent = self.feed.send(fed) => if sent.is_err() { return },
+                            // The loop is stuck, and these deliveries are dropped unsettled: none after them may
+                            // be acknowledged, so nothing more is taken.
+                            _ = &mut stopped => break Stop::AtOnce,
                         }
                     }
-                    // The broker was closed.
+                    // The broker was closed, or the queue is gone.
                     None => return,
                 },
                 how = &mut stopped => break how.unwrap_or(Stop::Graceful),
             }
         };
+        // Whatever is not settled when the consumer is dropped goes to the next owner, as after a crash: so a
+        // loop that is stuck, because store or broker is away, is not waited for.
+        let give_up = self.give_up(&mut *consumer, how);
+        if tokio::time::timeout(self.options.lease_ttl, give_up).await.is_err() {
+            tracing::warn!(?shard, "not all could be settled in time; the rest goes to the next owner");
+        }
+    }
+
+    async fn give_up(&self, consumer: &mut dyn stagepost_broker::Consumer, how: Stop) {
+        let shard = self.lease.shard;
         if how == Stop::Graceful {
             consumer.cancel().await;
+            let acker = consumer.acker();
             while let Some(deliveries) = consumer.next(self.options.batch_max).await {
-                let fed = Feed::Deliveries { shard, deliveries, acker: acker.clone() };
+                let fed = Feed::Deliveries { lease: self.lease.clone(), deliveries, acker: acker.clone() };
                 if self.feed.send(fed).await.is_err() {
                     return;
                 }

@@ -55,6 +55,8 @@ metrics! {
     counter tasks_republished,
     /// Messages that could not be used.
     counter dead_letters,
+    /// Executions whose history passed the number of events that is warned about.
+    counter histories_long,
     /// Executions replayed from the store.
     counter replays,
     /// Shards owned.

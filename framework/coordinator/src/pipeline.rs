@@ -15,19 +15,22 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
-use stagepost_broker::{Acker, Broker, DeliveryTag, QueueSpec};
-use stagepost_protocol::{ExecutionId, Message, ShardId};
-use stagepost_store::{Batch, Store};
+use stagepost_broker::{Acker, Broker, DeliveryTag, Error as BrokerError, QueueSpec};
+use stagepost_protocol::{ExecutionId, Message, topology::Topology};
+use stagepost_store::{Batch, Lease, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
+    dispatch::dead_message,
     metrics::{Metrics, add},
-    options::Observer,
+    options::{Observer, Options},
     run::Parts,
 };
 
 /// Batches whose publications may be unconfirmed at a time.
 const PUBLISHING_MAX: usize = 32;
+/// A message that no queue takes is a dead letter after so many attempts, some ten seconds.
+const UNROUTABLE_MAX: u32 = 8;
 /// How long after a failure the next attempt begins, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(5);
@@ -85,15 +88,25 @@ impl Decided {
     }
 }
 
+/// Who is to learn that a lease was lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Side {
+    Deciding,
+    Leases,
+}
+
 /// What the two sides tell each other. Locks are held for a push or a take only.
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) metrics: Arc<Metrics>,
+    topology: Topology,
     on_end: Option<Observer>,
     generation: AtomicU64,
     settled: Mutex<Vec<(u64, Vec<ExecutionId>)>>,
-    lost: Mutex<Vec<ShardId>>,
+    /// For the deciding side and for the side that holds the leases; each takes its own.
+    lost: [Mutex<Vec<Lease>>; 2],
+    suspects: Mutex<Vec<ExecutionId>>,
     /// Something was settled.
     pub(crate) settled_changed: Notify,
     /// A commit showed that a lease is gone.
@@ -105,15 +118,17 @@ fn take<T: Default>(mutex: &Mutex<T>) -> T {
 }
 
 impl Shared {
-    pub(crate) fn new(parts: Parts, metrics: Arc<Metrics>, on_end: Option<Observer>) -> Shared {
+    pub(crate) fn new(parts: Parts, metrics: Arc<Metrics>, options: &Options) -> Shared {
         Shared {
             store: parts.store,
             broker: parts.broker,
             metrics,
-            on_end,
+            topology: options.topology.clone(),
+            on_end: options.on_end.clone(),
             generation: AtomicU64::new(0),
             settled: Mutex::default(),
-            lost: Mutex::default(),
+            lost: Default::default(),
+            suspects: Mutex::default(),
             settled_changed: Notify::new(),
             lease_lost: Notify::new(),
         }
@@ -128,9 +143,15 @@ impl Shared {
         take(&self.settled)
     }
 
-    /// The shards whose leases were found lost since the last call.
-    pub(crate) fn take_lost(&self) -> Vec<ShardId> {
-        take(&self.lost)
+    /// The leases that were found lost since this side's last call. With their epochs: the shard may have been
+    /// gained anew meanwhile.
+    pub(crate) fn take_lost(&self, side: Side) -> Vec<Lease> {
+        take(&self.lost[side as usize])
+    }
+
+    /// The executions of batches of which it is not known whether they were committed, since the last call.
+    pub(crate) fn take_suspects(&self) -> Vec<ExecutionId> {
+        take(&self.suspects)
     }
 
     fn settle(&self, generation: u64, executions: Vec<ExecutionId>) {
@@ -138,11 +159,24 @@ impl Shared {
         self.settled_changed.notify_one();
     }
 
-    fn fail(&self, lost: Option<ShardId>) {
-        if let Some(shard) = lost {
-            self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(shard);
+    /// Lets a shard be given up, and gained anew if its lease is still ours.
+    pub(crate) fn begin_anew(&self, lease: Lease) {
+        let mut lost = self.lost[Side::Leases as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        if !lost.contains(&lease) {
+            lost.push(lease);
             self.lease_lost.notify_one();
         }
+    }
+
+    fn fail(&self, lost: Option<Lease>, suspects: &[ExecutionId]) {
+        if let Some(lease) = lost {
+            for side in &self.lost {
+                side.lock().unwrap_or_else(PoisonError::into_inner).push(lease.clone());
+            }
+            self.lease_lost.notify_one();
+        }
+        // Before the generation: who sees the new one sees these too.
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(suspects);
         self.generation.fetch_add(1, Ordering::AcqRel);
         add(&self.metrics.batches_failed, 1);
         self.settled_changed.notify_one();
@@ -169,6 +203,7 @@ pub(crate) async fn commit(
     mut decided: mpsc::Receiver<Decided>,
     committed: mpsc::Sender<Decided>,
 ) {
+    let mut failures = Backoff::new();
     while let Some(mut next) = decided.recv().await {
         if next.generation < shared.generation() {
             next.give_back().await;
@@ -176,10 +211,12 @@ pub(crate) async fn commit(
         }
         let batch = std::mem::take(&mut next.batch);
         let (rows, written) = (batch.history.len(), !batch.is_empty());
+        let leases = batch.leases.clone();
         let result = if written { shared.store.commit(batch).await } else { Ok(()) };
         match result {
             Ok(()) => {
                 if written {
+                    failures = Backoff::new();
                     add(&shared.metrics.batches, 1);
                     add(&shared.metrics.decisions, rows);
                 }
@@ -192,11 +229,25 @@ pub(crate) async fn commit(
             }
             Err(error) => {
                 tracing::warn!(%error, "a batch could not be committed; its messages go back to their queues");
+                use stagepost_store::Error;
                 let lost = match error {
-                    stagepost_store::Error::LeaseLost(shard) => Some(shard),
+                    Error::LeaseLost(shard) => leases.into_iter().find(|lease| lease.shard == shard),
                     _ => None,
                 };
-                shared.fail(lost);
+                // These two wrote nothing; after anything else nobody knows.
+                let known = matches!(error, Error::LeaseLost(_) | Error::Conflict(_));
+                shared.fail(lost, if known { &[] } else { &next.executions });
+                // What is decided next must not be committed before all that was committed earlier is confirmed:
+                // a wake-up moves on only when what it caused is, and the deciding side has just forgotten what
+                // is on its way.
+                let (done, settled) = oneshot::channel();
+                let mut barrier = Decided::new(next.generation);
+                barrier.barriers.push(done);
+                if committed.send(barrier).await.is_err() || settled.await.is_err() {
+                    return;
+                }
+                // A store that refuses again and again must not be asked, nor messages requeued, without a pause.
+                failures.wait().await;
                 await_store(&shared).await;
                 next.give_back().await;
             }
@@ -234,44 +285,66 @@ pub(crate) async fn publish(shared: Arc<Shared>, mut committed: mpsc::Receiver<D
 }
 
 async fn publish_one(shared: Arc<Shared>, mut decided: Decided) -> Decided {
-    let mut backoff = Backoff::new();
     let declare = std::mem::take(&mut decided.declare);
-    while let Err(error) = declare_all(&shared, &declare).await {
-        tracing::error!(%error, "a queue could not be declared; trying again");
-        backoff.wait().await;
+    // A queue that cannot be declared may still take messages; publishing tells. A broker that is away is waited
+    // for by `declare` itself.
+    if !declare.is_empty() && shared.broker.declare(&declare).await.is_err() {
+        for queue in &declare {
+            if let Err(error) = shared.broker.declare(std::slice::from_ref(queue)).await {
+                tracing::error!(%error, queue = queue.name, "a queue could not be declared");
+            }
+        }
     }
     let mut messages = std::mem::take(&mut decided.messages);
     let must = messages.len();
     messages.append(&mut decided.replies);
     let mut refused = publish_all(&shared, messages, must).await;
     let mut backoff = Backoff::new();
+    let mut attempts = 0;
     while !refused.is_empty() {
         backoff.wait().await;
-        let must = refused.len();
-        refused = publish_all(&shared, refused, must).await;
+        attempts += 1;
+        let mut again = Vec::with_capacity(refused.len());
+        for (message, error) in refused {
+            again.push(remedy(&shared, message, &error, attempts).await);
+        }
+        let must = again.len();
+        refused = publish_all(&shared, again, must).await;
     }
     decided
 }
 
-async fn declare_all(shared: &Shared, queues: &[QueueSpec]) -> Result<(), stagepost_broker::Error> {
-    if queues.is_empty() { Ok(()) } else { shared.broker.declare(queues).await }
+/// What is to be published instead of a message that was refused. A full queue is waited for. A queue that does
+/// not exist is declared again; if that does not help, the message goes to the dead letters, so that one bad name
+/// in a definition does not stop everything.
+async fn remedy(shared: &Shared, message: Message, error: &BrokerError, attempts: u32) -> Message {
+    let BrokerError::Unroutable { queue } = error else { return message };
+    let dead_letters = shared.topology.dead_letters();
+    if let Err(error) = shared.broker.declare(&[QueueSpec::ours(queue)]).await {
+        tracing::error!(%error, queue, "a queue could not be declared");
+    }
+    if attempts < UNROUTABLE_MAX || *queue == dead_letters {
+        return message;
+    }
+    add(&shared.metrics.dead_letters, 1);
+    dead_message(&shared.topology, queue, message, &error.to_string())
 }
 
 /// Publishes, and returns those of the first `must` that were refused. Whoever a reply is for may be gone.
-async fn publish_all(shared: &Shared, messages: Vec<Message>, must: usize) -> Vec<Message> {
+async fn publish_all(shared: &Shared, messages: Vec<Message>, must: usize) -> Vec<(Message, BrokerError)> {
     if messages.is_empty() {
         return Vec::new();
     }
     // Bodies are reference counted; this copy is only taken where something may have to be repeated.
     let kept: Vec<Message> = messages[..must].to_vec();
     let results = shared.broker.publish(messages).await;
-    let refused = |(message, result): (Message, Result<(), stagepost_broker::Error>)| match result {
+    let refused = |(message, result): (Message, Result<(), BrokerError>)| match result {
         Ok(()) => None,
         // The broker was closed: the process is going down, and the unacknowledged inputs bring it all back.
-        Err(stagepost_broker::Error::Closed) => None,
+        Err(BrokerError::Closed) => None,
         Err(error) => {
             tracing::error!(%error, queue = message.queue, "a message was refused; trying again");
-            Some(message)
+            Some((message, error))
         }
     };
     kept.into_iter().zip(results).filter_map(refused).collect()

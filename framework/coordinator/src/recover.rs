@@ -13,6 +13,7 @@ use crate::{
     definitions::{self, Definitions},
     dispatch,
     options::Options,
+    pipeline::Backoff,
 };
 
 /// What a recovery did.
@@ -40,6 +41,8 @@ pub enum RecoverError {
 
 /// Executions that are replayed at a time.
 const PAGE: usize = 200;
+/// A message is refused so often before the recovery stops.
+const ATTEMPTS_MAX: u32 = 8;
 
 /// Publishes again what is pending in all shards. Repetitions are marked; results that come twice count once.
 pub async fn recover(
@@ -114,9 +117,11 @@ fn pending(
     execution.pending(&env).into_iter().map(message).collect()
 }
 
+/// Publishes until all is confirmed. What is refused is tried again by itself, so that one refusal among very many
+/// messages does not repeat them all.
 async fn publish(
     broker: &dyn Broker,
-    messages: Vec<Message>,
+    mut messages: Vec<Message>,
     declared: &mut HashSet<String>,
 ) -> Result<(), stagepost_broker::Error> {
     let new: Vec<QueueSpec> = messages
@@ -125,5 +130,24 @@ async fn publish(
         .map(|m| QueueSpec::ours(&m.queue))
         .collect();
     broker.declare(&new).await?;
-    broker.publish(messages).await.into_iter().collect()
+    let mut backoff = Backoff::new();
+    for attempt in 1.. {
+        let results = broker.publish(messages.clone()).await;
+        let mut refused = Vec::new();
+        for (message, result) in messages.into_iter().zip(results) {
+            match result {
+                Ok(()) => {}
+                Err(error @ stagepost_broker::Error::Closed) => return Err(error),
+                Err(error) if attempt >= ATTEMPTS_MAX => return Err(error),
+                Err(_) => refused.push(message),
+            }
+        }
+        if refused.is_empty() {
+            break;
+        }
+        tracing::warn!(count = refused.len(), "messages were refused; trying again");
+        messages = refused;
+        backoff.wait().await;
+    }
+    Ok(())
 }

@@ -12,6 +12,8 @@ pub(crate) struct Wakes {
     horizon: Timestamp,
 }
 
+/// More than so many wake-ups are not kept; the later half is loaded again when its time comes.
+const KEPT_MAX: usize = 100_000;
 /// So long before the horizon the next stretch is loaded.
 const LOAD_AHEAD_MILLIS: i64 = 2_000;
 
@@ -28,6 +30,16 @@ impl Wakes {
         if let Some(to) = to.filter(|to| *to <= self.horizon) {
             self.by_time.insert((to, id));
         }
+        if self.by_time.len() > KEPT_MAX {
+            self.forget_later_half();
+        }
+    }
+
+    fn forget_later_half(&mut self) {
+        let Some(middle) = self.by_time.iter().nth(self.by_time.len() / 2).copied() else { return };
+        // Everything at the middle's time goes, so that all of what is before it is there.
+        self.by_time.split_off(&(middle.0, ExecutionId::from_bytes([0; 16])));
+        self.horizon = middle.0.plus_millis(-1);
     }
 
     /// Takes the next wake-up that is due.
@@ -95,5 +107,20 @@ mod tests {
         assert!(!wakes.wants_load(t(20)));
         assert!(wakes.pop_due(t(20)).is_some());
         assert!(wakes.wants_load(t(20)));
+    }
+
+    #[test]
+    fn what_is_too_much_to_keep_is_loaded_again_later() {
+        let t = Timestamp::from_millis;
+        let mut wakes = Wakes::new();
+        wakes.loaded(Vec::new(), t(10_000_000));
+        for n in 0..=KEPT_MAX as u64 {
+            let mut id = [0; 16];
+            id[8..].copy_from_slice(&n.to_be_bytes());
+            wakes.moved(ExecutionId::from_bytes(id), None, Some(t(n as i64)));
+        }
+        let (kept, horizon) = (wakes.by_time.len(), wakes.horizon);
+        assert_eq!((kept, horizon), (KEPT_MAX / 2, t(KEPT_MAX as i64 / 2 - 1)));
+        assert!(wakes.by_time.last().is_some_and(|(at, _)| *at <= horizon));
     }
 }

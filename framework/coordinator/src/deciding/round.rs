@@ -7,12 +7,12 @@ use stagepost_engine::{
     Applied, Command, End, Env, Execution, HistoryEvent, Ignored, Input, Origin, Outcome, history,
 };
 use stagepost_protocol::{
-    ExecutionId, Message, Report, ShardId, ShardMessage, Timestamp,
+    ExecutionId, Message, Report, ShardId, ShardMessage, Timestamp, limits,
     shard::{Reply, Start, Stop},
 };
 use stagepost_store::{EndedExecution, ExecutionStatus, HistoryRow, Lease, NewExecution, Snapshot};
 
-use super::{Deciding, Known, Taken};
+use super::{Deciding, FACTS_MAX, Known, Taken, snapshot_payload};
 use crate::{cache::Entry, dispatch, metrics::add, pipeline::Decided};
 
 /// A snapshot is written after so many events, or after as many as its size is worth, whichever is more: so
@@ -44,6 +44,17 @@ fn random() -> u64 {
     (bits >> 64) as u64 ^ bits as u64
 }
 
+fn publish(declared: &mut HashSet<String>, decided: &mut Decided, message: Message) {
+    if !declared.contains(&message.queue) {
+        if declared.len() >= FACTS_MAX {
+            declared.clear();
+        }
+        declared.insert(message.queue.clone());
+        decided.declare.push(QueueSpec::ours(&message.queue));
+    }
+    decided.messages.push(message);
+}
+
 impl<'a> Round<'a> {
     pub(super) fn begin(deciding: &'a mut Deciding, known: Known, decided: &'a mut Decided) -> Round<'a> {
         let now = deciding.options.clock.now();
@@ -61,15 +72,32 @@ impl<'a> Round<'a> {
 
     pub(super) fn message(&mut self, taken: Taken) {
         let Taken { shard, message, reply, redelivered } = taken;
+        let shards = self.deciding.options.shards;
+        let id = match &message {
+            ShardMessage::Reports(_) => None,
+            ShardMessage::Start(start) => Some(start.execution.id()),
+            ShardMessage::Stop(stop) => Some(stop.execution.id()),
+        };
+        if let Some(home) = id.map(|id| shards.of(id)).filter(|home| *home != shard) {
+            return self.send_on(home, &message, reply);
+        }
         let answer = match message {
             ShardMessage::Reports(reports) => {
                 let mut last = None;
                 for report in reports {
-                    last = Some(self.report(shard, report, redelivered));
+                    last = self.report(shard, report, &reply, redelivered);
                 }
                 last
             }
-            ShardMessage::Start(start) => Some(self.start(start, redelivered)),
+            ShardMessage::Start(start) => {
+                let refused = reply.is_none().then(|| start.clone());
+                let answer = self.start(start, redelivered);
+                // Nobody waits for the answer, so the refusal must be found elsewhere.
+                if let (Reply::Refused(reason), Some(start)) = (&answer, refused) {
+                    self.dead(shard, &ShardMessage::Start(start), reason);
+                }
+                Some(answer)
+            }
             ShardMessage::Stop(stop) => Some(self.stop(stop, redelivered)),
         };
         if let (Some(answer), Some((reply_to, correlation_id))) = (answer, reply) {
@@ -77,13 +105,45 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn report(&mut self, shard: ShardId, report: Report, redelivered: bool) -> Reply {
+    /// A message that came to another shard's queue than its own goes there: a sender may not have learned yet
+    /// that the number of shards was changed. That queue's owner answers.
+    fn send_on(&mut self, home: ShardId, message: &ShardMessage, reply: Option<(String, String)>) {
+        let queue = self.deciding.options.topology.shard(home);
+        tracing::warn!(queue, "a message came to the wrong shard; are all processes set to the same number?");
+        let message = message.encode(queue, reply);
+        publish(&mut self.deciding.declared, self.decided, message);
+    }
+
+    fn report(
+        &mut self,
+        shard: ShardId,
+        report: Report,
+        reply: &Option<(String, String)>,
+        redelivered: bool,
+    ) -> Option<Reply> {
         let Some((id, event_id)) = self.deciding.token_key.verify(report.token.as_str()) else {
-            self.unusable(shard, &report, "its task token is not of this installation");
-            return Reply::InvalidToken;
+            let reason = "its task token is not of this installation";
+            self.dead(shard, &ShardMessage::Reports(vec![report]), reason);
+            return Some(Reply::InvalidToken);
         };
+        let home = self.deciding.options.shards.of(id);
+        if home != shard {
+            self.send_on(home, &ShardMessage::Reports(vec![report]), reply.clone());
+            return None;
+        }
+        Some(self.report_here(shard, id, event_id, report, redelivered))
+    }
+
+    fn report_here(
+        &mut self,
+        shard: ShardId,
+        id: ExecutionId,
+        event_id: u64,
+        report: Report,
+        redelivered: bool,
+    ) -> Reply {
         if let Some(reason) = self.known.broken.get(&id).cloned() {
-            self.unusable(shard, &report, &reason);
+            self.dead(shard, &ShardMessage::Reports(vec![report]), &reason);
             return Reply::Refused(reason);
         }
         if !self.deciding.cache.contains(id) {
@@ -107,11 +167,11 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// A report that cannot be used goes to the dead letters by itself, not with the others of its message.
-    fn unusable(&mut self, shard: ShardId, report: &Report, reason: &str) {
+    /// What cannot be used goes to the dead letters; a report by itself, not with the others of its message.
+    fn dead(&mut self, shard: ShardId, message: &ShardMessage, reason: &str) {
         let topology = &self.deciding.options.topology;
         let queue = topology.shard(shard);
-        let message = ShardMessage::Reports(vec![report.clone()]).encode(queue.clone(), None);
+        let message = message.encode(queue.clone(), None);
         let letter = dispatch::dead_message(topology, &queue, message, reason);
         self.decided.messages.push(letter);
         add(&self.deciding.shared.metrics.dead_letters, 1);
@@ -188,10 +248,11 @@ impl<'a> Round<'a> {
         if !self.deciding.cache.contains(id) {
             return;
         }
-        let ignored = self.decide(id, Input::Wake);
+        // First, so that it does not repeat what is decided now.
         self.republish(id);
+        let ignored = self.decide(id, Input::Wake);
         let settled = self.deciding.cache.get(id).is_some_and(|e| e.in_flight == 0);
-        if ignored.is_some() && settled && !self.touched.contains_key(&id) {
+        if ignored.is_some() && settled && !self.concerned.contains(&id) {
             self.move_fired_wake(id);
         } else {
             // It moves on when what it caused is confirmed.
@@ -200,12 +261,15 @@ impl<'a> Round<'a> {
     }
 
     /// A wake-up fired and its consequences are confirmed: its row moves to the next deadline.
-    pub(super) fn move_fired_wake(&mut self, id: ExecutionId) {
+    fn move_fired_wake(&mut self, id: ExecutionId) {
         let Some(entry) = self.deciding.cache.get_mut(id) else { return };
         if entry.execution.end().is_some() || entry.stored_wake.is_none_or(|at| at > self.now) {
             return;
         }
-        let (from, to) = (entry.stored_wake, entry.execution.next_deadline());
+        // Nothing is due, so a deadline in the past would be the engine's mistake; it must not keep us busy.
+        let pause = self.now.plus_millis(1_000);
+        let next = entry.execution.next_deadline();
+        let (from, to) = (entry.stored_wake, next.map(|at| if at > self.now { at } else { pause }));
         entry.stored_wake = to;
         self.deciding.wakes.moved(id, from, to);
         self.wakes.insert(id, to);
@@ -225,6 +289,10 @@ impl<'a> Round<'a> {
         };
         match entry.execution.decide(input, &env) {
             Outcome::Applied(applied) => {
+                // From now on the newest row is ours, which says nothing about those before it.
+                if entry.unconfirmed {
+                    self.deciding.suspect(id);
+                }
                 self.apply(id, applied);
                 None
             }
@@ -247,7 +315,7 @@ impl<'a> Round<'a> {
     fn republish(&mut self, id: ExecutionId) {
         let Deciding { cache, token_key, .. } = &mut *self.deciding;
         let Some(entry) = cache.get_mut(id) else { return };
-        if entry.foreign_epoch.take().is_none() {
+        if !std::mem::take(&mut entry.unconfirmed) {
             return;
         }
         let env = Env { now: self.now, token_key, random: &random, activity_exists: &|_| true };
@@ -264,11 +332,7 @@ impl<'a> Round<'a> {
         let arn = &entry.execution.origin().arn;
         for command in commands {
             let message: Message = dispatch::message(&options.topology, shard, id, arn, command, republished);
-            if !self.deciding.declared.contains(&message.queue) {
-                self.deciding.declared.insert(message.queue.clone());
-                self.decided.declare.push(QueueSpec::ours(&message.queue));
-            }
-            self.decided.messages.push(message);
+            publish(&mut self.deciding.declared, self.decided, message);
         }
     }
 
@@ -310,6 +374,12 @@ impl<'a> Round<'a> {
         let first = entry.last_event_id + 1;
         let last = entry.execution.last_event_id();
         entry.last_event_id = last;
+        if first <= limits::HISTORY_EVENTS_WARN && last > limits::HISTORY_EVENTS_WARN {
+            add(&self.deciding.shared.metrics.histories_long, 1);
+            let (warn, max) = (limits::HISTORY_EVENTS_WARN, limits::HISTORY_EVENTS_MAX);
+            let arn = &entry.execution.origin().arn;
+            tracing::warn!(execution = %arn, "a history has passed {warn} events; at {max} its execution fails");
+        }
         batch.history.push(HistoryRow {
             execution: id,
             first_event_id: first,
@@ -364,7 +434,8 @@ impl<'a> Round<'a> {
                 let worth = (entry.execution.approximate_bytes() / SNAPSHOT_BYTES_PER_EVENT) as u64;
                 if entry.events_since_snapshot >= SNAPSHOT_EVENTS.max(worth) {
                     entry.events_since_snapshot = 0;
-                    let (sequence, payload) = (entry.sequence, entry.execution.snapshot());
+                    let (sequence, payload) =
+                        (entry.sequence, snapshot_payload(epoch, &entry.execution.snapshot()));
                     batch.snapshots.push(Snapshot { execution: id, sequence, payload });
                 }
             }
