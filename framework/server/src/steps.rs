@@ -138,9 +138,9 @@ impl Steps {
             self.event(event, &mut out);
         }
         // What is still open after all that has come is what the run waits for now.
-        if let Some(last) = events.last() {
+        if !events.is_empty() {
             for scope in self.busy.clone() {
-                self.announce(scope, last.at, &mut out);
+                self.announce(scope, &mut out);
             }
         }
         out
@@ -176,7 +176,7 @@ impl Steps {
                 if let Some(open) = &mut self.scopes[from].open {
                     open.joined = false;
                 }
-                self.announce(from, event.at, out);
+                self.announce(from, out);
                 place.1 = event.kind == "ParallelStateStarted";
             }
             "MapIterationStarted" => place.0 = self.iteration(from, event, out),
@@ -341,12 +341,12 @@ impl Steps {
     }
 
     /// Says that a state is under way, once.
-    fn announce(&mut self, scope: usize, at: Timestamp, out: &mut String) {
+    fn announce(&mut self, scope: usize, out: &mut String) {
         let Some(open) = &mut self.scopes[scope].open else { return };
         if std::mem::replace(&mut open.announced, true) {
             return;
         }
-        let name = open.name.clone();
+        let (name, at) = (open.name.clone(), open.entered_at);
         let line = format!("{} {}", self.mark(Mark::Waiting), self.style.dim(&name));
         self.line_of(scope, at, &line, out);
     }
@@ -431,3 +431,6 @@ pub(crate) fn millis(millis: i64) -> String {
         _ => format!("{}h{:02}m", millis / 3_600_000, millis / 60_000 % 60),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -265,7 +265,7 @@ ID  AFTER    EVENT             DETAIL
         assert_eq!(
             shown,
             "name           x\nstatus         FAILED\nstarted        1970-01-01T00:00:00.000Z\nerror          E\n\
-             input\n  {\n    \"a\": 1\n  }"
+             input\n  {\"a\":1}"
         );
     }
 }

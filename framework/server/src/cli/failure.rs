@@ -127,6 +127,8 @@ impl From<OpenError> for Failure {
             OpenError::Broker(Broker::Unreachable { .. }) | OpenError::Store(Store::Unavailable(_)) => {
                 Failure::new(UNREACHABLE, message)
             }
+            OpenError::Broker(Broker::Denied { .. }) => Failure::server(message)
+                .with_hint("user, password and VHOST come from AMQP_URL; the broker's log may say more"),
             OpenError::Broker(Broker::Url { .. }) => Failure::usage(message)
                 .with_hint("AMQP_URL is of the form amqp://USER:PASSWORD@HOST:PORT/VHOST, where %2f is the default VHOST"),
             OpenError::Store(Store::Url { url, .. }) if !url.contains("://") && url != "DATABASE_URL" => {

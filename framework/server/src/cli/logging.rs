@@ -11,8 +11,9 @@ use super::{
 
 /// Starts logging; servers say what they do, other commands only what goes wrong.
 pub(crate) fn start(args: &LogArgs, server: bool) -> Result<(), Failure> {
-    // Libraries below say much that means nothing to an operator.
-    let default = if server { "warn,stagepost=info" } else { "warn" };
+    // Libraries below say much that means nothing to an operator. Of lapin's errors stagepost_broker tells those
+    // that matter, in its own words.
+    let default = if server { "warn,stagepost=info,lapin=off" } else { "warn,lapin=off" };
     let filter = args.log.as_deref().filter(|filter| !filter.is_empty()).unwrap_or(default);
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Failure::usage(format!("'{filter}' is not a log filter: {error}"))
