@@ -112,8 +112,10 @@ fn described(answer: &Value, style: Style) -> String {
     }
     for member in ["input", "output", "definition"] {
         if let Some(text) = answer.get(member).and_then(Value::as_str) {
-            let pretty =
-                serde_json::from_str::<Value>(text).map_or_else(|_| text.to_owned(), |v| format!("{v:#}"));
+            let pretty = match serde_json::from_str::<Value>(text) {
+                Ok(value) if text.len() > DETAIL_CHARS_MAX || text.contains('\n') => format!("{value:#}"),
+                _ => text.to_owned(),
+            };
             lines.push(format!("{}\n  {}", style.dim(member), pretty.replace('\n', "\n  ")));
         }
     }

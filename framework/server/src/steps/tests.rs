@@ -17,7 +17,8 @@ fn event(line: &str) -> HistoryEvent {
     let kind = word().to_owned();
     let detail = |text: &str| {
         let (name, text) = text.split_once('=').unwrap();
-        let value = if name == "index" { text.parse::<u64>().unwrap().into() } else { json!(text.replace('_', " ")) };
+        let value =
+            if name == "index" { text.parse::<u64>().unwrap().into() } else { json!(text.replace('_', " ")) };
         (name.to_owned(), value)
     };
     let details = words.map(detail).collect::<serde_json::Map<String, Value>>();
@@ -139,7 +140,8 @@ fn branches_and_iterations_are_indented() {
 
 #[test]
 fn of_many_iterations_the_first_are_shown() {
-    let mut recorded = "1 0 0 ExecutionStarted\n2 0 0 MapStateEntered name=M\n3 2 0 MapStateStarted\n".to_owned();
+    let mut recorded =
+        "1 0 0 ExecutionStarted\n2 0 0 MapStateEntered name=M\n3 2 0 MapStateStarted\n".to_owned();
     for index in 0..100 {
         let id = 4 + 4 * index;
         recorded += &format!(
