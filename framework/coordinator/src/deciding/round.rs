@@ -407,7 +407,12 @@ impl<'a> Round<'a> {
             },
         };
         entry.stored_wake = to;
-        self.deciding.wakes.moved(id, from, to);
+        // A wake-up that has fired moves on when this batch is settled; until then it must not fire again and again,
+        // unless the engine wants to go on at once.
+        let fired = to == from && to.is_some_and(|at| at <= self.now);
+        if !fired || next.is_some_and(|at| at <= self.now) {
+            self.deciding.wakes.moved(id, from, to);
+        }
         if let Some(start) = touched.started {
             batch.started.push(NewExecution {
                 id,
