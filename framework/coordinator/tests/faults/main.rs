@@ -75,7 +75,8 @@ fn seeds(few: u64) -> std::ops::Range<u64> {
 /// Runs a scenario for many seeds, some at a time, and names the seeds that failed.
 fn for_each_seed<F: Future<Output = ()> + Send + 'static>(few: u64, scenario: fn(u64) -> F) {
     // With RUST_LOG set it can be seen what a seed does. The second test finds it set up already.
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let off = tracing_subscriber::filter::LevelFilter::OFF.into();
+    let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(off).from_env_lossy();
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     let failed: Vec<u64> = runtime.block_on(async {
