@@ -11,6 +11,7 @@ use crate::{
     eval::{Data, EvalError},
     parse::{Findings, Node},
     path::Path,
+    template::Template,
 };
 
 /// A compiled rule of a Choice state.
@@ -24,7 +25,15 @@ enum Test {
     And(Vec<Test>),
     Or(Vec<Test>),
     Not(Box<Test>),
-    Compare { variable: Path, comparison: Comparison },
+    Compare {
+        variable: Path,
+        comparison: Comparison,
+    },
+    /// `Condition`, in JSONata.
+    Condition {
+        field: Box<str>,
+        query: Template,
+    },
 }
 
 #[derive(Debug)]
@@ -69,6 +78,19 @@ impl Rule {
         self.test.holds(data)
     }
 
+    /// The names of the variables that it may look at.
+    pub fn variables(&self) -> Vec<&str> {
+        match &self.test {
+            Test::Condition { query, .. } => query.variables(),
+            _ => self.paths().into_iter().filter_map(Path::variable).collect(),
+        }
+    }
+
+    /// Whether a JSONata condition looks at the context object.
+    pub fn reads_context(&self) -> bool {
+        matches!(&self.test, Test::Condition { query, .. } if query.reads_context())
+    }
+
     /// The paths in it.
     pub fn paths(&self) -> Vec<&Path> {
         let mut paths = Vec::new();
@@ -78,10 +100,17 @@ impl Rule {
 
     /// Compiles an element of `Choices`; its `Next` is the caller's.
     pub(crate) fn read(found: &mut Findings, node: &Node<'_>) -> Option<Rule> {
-        if node.has("Assign") {
-            found.not_supported_yet(node.at("Assign"), "Variables (Assign) are");
+        const OUTER: &[&str] = &["Next", "Assign", "Output"];
+        if found.is_jsonata() {
+            found.comment(node);
+            found.only(node, &[&["Condition", "Comment"], OUTER]);
+            found.required(node, &["Condition"]);
+            let place = node.pointer.rsplit('/').next().unwrap_or_default();
+            let field = format!("Choices[{place}]/Condition");
+            let query = found.query(node, "Condition", &field)?;
+            return Some(Rule { test: Test::Condition { field: field.into(), query } });
         }
-        Test::read(found, node, &["Next", "Assign"]).map(|test| Rule { test })
+        Test::read(found, node, OUTER).map(|test| Rule { test })
     }
 }
 
@@ -106,6 +135,7 @@ impl Test {
                     | Comparison::Boolean(Operand::Constant(_)) => {}
                 }
             }
+            Test::Condition { .. } => {}
         }
     }
 
@@ -129,6 +159,13 @@ impl Test {
             }
             Test::Not(test) => test.holds(data).map(|holds| !holds),
             Test::Compare { variable, comparison } => comparison.holds(variable, data),
+            Test::Condition { field, query } => {
+                let value = query.evaluate(data)?;
+                match query.unexpected("boolean", field, &value) {
+                    Some(error) => Err(error),
+                    None => Ok(value == Value::Bool(true)),
+                }
+            }
         }
     }
 

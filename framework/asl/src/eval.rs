@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use serde_json::Value;
-use stagepost_protocol::error_names;
+use stagepost_protocol::{Timestamp, error_names};
 
 /// How deep the data may be nested. serde_json reads up to 127 levels; what is computed must stay readable.
 pub const DEPTH_MAX: usize = 120;
@@ -14,8 +14,14 @@ pub struct Data<'a> {
     pub input: &'a Value,
     /// `$$`, the context object.
     pub context: &'a Value,
-    /// `$name`; the variables in scope. Empty until `Assign` is there.
+    /// `$name`; the variables in scope, at least those that the expression names.
     pub variables: &'a serde_json::Map<String, Value>,
+    /// `$states.result`: what the state's work gave, once it has.
+    pub result: Option<&'a Value>,
+    /// `$states.errorOutput`: what a catcher caught.
+    pub error_output: Option<&'a Value>,
+    /// The time that JSONata's `$now` and `$millis` tell.
+    pub now: Timestamp,
     /// The next random number, for `States.UUID` and `States.MathRandom`. Comes from outside so that evaluation
     /// stays pure.
     pub random: &'a dyn Fn() -> u64,
@@ -32,12 +38,19 @@ pub struct EvalError {
     pub error: &'static str,
     /// For people, in the service's words where they are known.
     pub cause: String,
+    /// The field that failed, for instance `Arguments/Name`: of JSONata expressions only.
+    pub location: Option<String>,
 }
 
 impl EvalError {
+    /// An error without a location.
+    pub fn new(error: &'static str, cause: impl Into<String>) -> EvalError {
+        EvalError { error, cause: cause.into(), location: None }
+    }
+
     /// `States.Runtime`.
     pub fn runtime(cause: impl Into<String>) -> EvalError {
-        EvalError { error: error_names::RUNTIME, cause: cause.into() }
+        EvalError::new(error_names::RUNTIME, cause)
     }
 
     /// A path that found nothing, in the words the service has for templates, `ErrorPath` and `CausePath`.
@@ -76,10 +89,10 @@ impl Budget {
                 left.set(rest);
                 Ok(())
             }
-            None => Err(EvalError {
-                error: error_names::DATA_LIMIT_EXCEEDED,
-                cause: format!("The evaluation copies more than {COPIED_BYTES_MAX} bytes."),
-            }),
+            None => Err(EvalError::new(
+                error_names::DATA_LIMIT_EXCEEDED,
+                format!("The evaluation copies more than {COPIED_BYTES_MAX} bytes."),
+            )),
         }
     }
 }

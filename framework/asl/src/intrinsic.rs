@@ -1,6 +1,8 @@
 //! Intrinsic functions: `States.Format` and its seventeen siblings.
 
 mod functions;
+
+pub(crate) use functions::{digest, uuid as uuid_of};
 #[cfg(test)]
 mod tests;
 
@@ -168,7 +170,7 @@ impl Call {
             });
         }
         functions::apply(self, values, data.random)
-            .map_err(|cause| EvalError { error: error_names::INTRINSIC_FAILURE, cause })
+            .map_err(|cause| EvalError::new(error_names::INTRINSIC_FAILURE, cause))
     }
 }
 

@@ -82,6 +82,31 @@ pub struct State {
     pub input_path: DataPath,
     /// `OutputPath`.
     pub output_path: DataPath,
+    /// `Output`, of states in JSONata.
+    pub output: Option<Template>,
+    /// `Assign`: an object of variables.
+    pub assign: Option<Template>,
+}
+
+impl State {
+    /// The names of the variables that it may assign, those of its catchers and choices included.
+    pub fn assigned_names(&self) -> impl Iterator<Item = &str> {
+        let catchers: &[Catcher] = match &self.kind {
+            StateKind::Task(task) => &task.errors.catch,
+            StateKind::Parallel(parallel) => &parallel.errors.catch,
+            StateKind::Map(map) => &map.errors.catch,
+            _ => &[],
+        };
+        let choices: &[Choice] = match &self.kind {
+            StateKind::Choice(choice) => &choice.choices,
+            _ => &[],
+        };
+        let own = self.assign.iter();
+        let templates = own
+            .chain(catchers.iter().filter_map(|c| c.assign.as_ref()))
+            .chain(choices.iter().filter_map(|c| c.assign.as_ref()));
+        templates.flat_map(Template::names)
+    }
 }
 
 /// `InputPath` or `OutputPath`.
@@ -204,6 +229,8 @@ pub enum Number {
     Fixed(u64),
     /// `TimeoutSecondsPath`.
     Path(Path),
+    /// `TimeoutSeconds` with a JSONata expression.
+    Query(Template),
 }
 
 /// A text that is written in the definition or computed from the data.
@@ -215,6 +242,8 @@ pub enum Text {
     Path(Path),
     /// `ErrorPath`, `CausePath` with an intrinsic function.
     Intrinsic(Intrinsic),
+    /// `Error`, `Cause` with a JSONata expression.
+    Query(Template),
 }
 
 /// Where a catcher or retrier applies, and what it does, is shared by Task, Parallel and Map.
@@ -252,6 +281,10 @@ pub struct Catcher {
     pub next: StateIndex,
     /// `ResultPath`.
     pub result_path: ResultPath,
+    /// `Output`, in JSONata.
+    pub output: Option<Template>,
+    /// `Assign`.
+    pub assign: Option<Template>,
 }
 
 /// A Task state.
@@ -261,7 +294,7 @@ pub struct TaskState {
     pub resource: Resource,
     /// `Credentials`: a role to act in. Read and evaluated; there is no one to act for yet.
     pub credentials: Option<Template>,
-    /// `Parameters`.
+    /// `Parameters`, or `Arguments` in JSONata.
     pub parameters: Option<Template>,
     /// `ResultSelector`.
     pub result_selector: Option<Template>,
@@ -293,10 +326,23 @@ pub struct PassState {
 /// A Choice state.
 #[derive(Debug)]
 pub struct ChoiceState {
-    /// `Choices`, in order, each with where it leads.
-    pub choices: Vec<(Rule, StateIndex)>,
+    /// `Choices`, in order.
+    pub choices: Vec<Choice>,
     /// `Default`.
     pub default: Option<StateIndex>,
+}
+
+/// One element of `Choices`.
+#[derive(Debug)]
+pub struct Choice {
+    /// When it applies.
+    pub rule: Rule,
+    /// `Next`.
+    pub next: StateIndex,
+    /// `Output`, in JSONata; instead of the state's.
+    pub output: Option<Template>,
+    /// `Assign`; instead of the state's.
+    pub assign: Option<Template>,
 }
 
 /// A Wait state.
@@ -319,6 +365,10 @@ pub enum WaitUntil {
     Timestamp(stagepost_protocol::Timestamp),
     /// `TimestampPath`.
     TimestampPath(Path),
+    /// `Seconds` with a JSONata expression.
+    SecondsQuery(Template),
+    /// `Timestamp` with a JSONata expression.
+    TimestampQuery(Template),
 }
 
 /// A Fail state.
@@ -335,7 +385,7 @@ pub struct FailState {
 pub struct ParallelState {
     /// Where each branch starts.
     pub branches: Vec<StateIndex>,
-    /// `Parameters`.
+    /// `Parameters`, or `Arguments` in JSONata.
     pub parameters: Option<Template>,
     /// `ResultSelector`.
     pub result_selector: Option<Template>,
@@ -354,6 +404,8 @@ pub struct MapState {
     pub start_at: StateIndex,
     /// `ItemsPath`.
     pub items_path: Option<Path>,
+    /// `Items`, in JSONata.
+    pub items: Option<Template>,
     /// `ItemSelector`, or `Parameters` in older definitions.
     pub item_selector: Option<Template>,
     /// `MaxConcurrency` or `MaxConcurrencyPath`; `None` or 0: no limit.

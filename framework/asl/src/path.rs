@@ -331,9 +331,9 @@ impl ReferencePath {
         let mut root = root;
         let mut at = &mut root;
         for (n, step) in self.steps.iter().enumerate() {
-            let conflict = |at: &Value| EvalError {
-                error: error_names::RESULT_PATH_MATCH_FAILURE,
-                cause: format!("Unable to apply step \"{}\" to input {at}", step.plain()),
+            let conflict = |at: &Value| {
+                let cause = format!("Unable to apply step \"{}\" to input {at}", step.plain());
+                EvalError::new(error_names::RESULT_PATH_MATCH_FAILURE, cause)
             };
             at = match (step, at) {
                 (Step::Field(name), Value::Object(fields)) => {

@@ -136,6 +136,8 @@ mod tests {
                 error_equals: vec!["States.TaskFailed".to_owned()],
                 next: StateIndex(7),
                 result_path: ResultPath::Replace,
+                output: None,
+                assign: None,
             }],
         };
         let shown = |error: &str, used: &[u32]| match handle(&errors, error, used, 0.5) {

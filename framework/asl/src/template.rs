@@ -1,5 +1,6 @@
-//! Payload templates: `Parameters`, `ResultSelector`, `ItemSelector` (JSON in which a field `name.$` holds a path or
-//! an intrinsic function).
+//! Payload templates, in both languages: JSON in which a field `name.$` holds a path or an intrinsic function
+//! (`Parameters`, `ResultSelector`, `ItemSelector`, `Assign`), or in which a string `{% … %}` is a JSONata expression
+//! (`Arguments`, `Output`, `Items` and all other computed fields).
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::{
     eval::{Budget, Data, EvalError, check_depth},
     intrinsic::Intrinsic,
+    jsonata::{Expr, Session, expression, unexpected_type},
     path::Path,
 };
 
@@ -22,6 +24,8 @@ pub struct Template {
     root: Arc<Node>,
     /// How many paths are in it.
     places: usize,
+    /// Its strings are JSONata.
+    jsonata: bool,
 }
 
 #[derive(Debug)]
@@ -36,6 +40,11 @@ enum Node {
         path: Path,
     },
     Intrinsic(Intrinsic),
+    Jsonata {
+        /// Where it stands in the state, as the service names it: `Arguments/Name`.
+        field: Box<str>,
+        expr: Expr,
+    },
 }
 
 impl Template {
@@ -48,10 +57,69 @@ impl Template {
             let mut paths = Vec::new();
             root.paths(&mut paths);
             let places = paths.len();
-            Ok(Template { source: Arc::new(source.clone()), root: Arc::new(root), places })
+            Ok(Template { source: Arc::new(source.clone()), root: Arc::new(root), places, jsonata: false })
         } else {
             Err(errors)
         }
+    }
+
+    /// Compiles JSON with JSONata in its strings, for the field that `field` names in errors. What is wrong is
+    /// reported as by [`Template::compile`].
+    pub fn compile_jsonata(source: &Value, field: &str) -> Result<Template, Vec<(String, String)>> {
+        let mut errors = Vec::new();
+        let root = compile_jsonata(source, &mut field.to_owned(), &mut String::new(), &mut errors);
+        if errors.is_empty() {
+            Ok(Template { source: Arc::new(source.clone()), root: Arc::new(root), places: 0, jsonata: true })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The names of the fields of an object, as they come out: of an `Assign`, the variables.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let fields = self.source.as_object();
+        fields.into_iter().flat_map(|fields| fields.keys()).map(|key| match key.strip_suffix(".$") {
+            Some(name) if !self.jsonata => name,
+            _ => key,
+        })
+    }
+
+    /// Whether its strings are JSONata.
+    pub fn is_jsonata(&self) -> bool {
+        self.jsonata
+    }
+
+    /// Whether a JSONata expression in it looks at the context object.
+    pub fn reads_context(&self) -> bool {
+        let mut exprs = Vec::new();
+        self.root.exprs(&mut exprs);
+        exprs.iter().any(|expr| expr.reads_context())
+    }
+
+    /// The names of the variables that it may look at.
+    pub fn variables(&self) -> Vec<&str> {
+        let (mut paths, mut exprs) = (Vec::new(), Vec::new());
+        self.root.paths(&mut paths);
+        self.root.exprs(&mut exprs);
+        let of_paths = paths.into_iter().filter_map(Path::variable);
+        of_paths.chain(exprs.into_iter().flat_map(Expr::variables)).collect()
+    }
+
+    /// That a value which it gave is of a type, by its JSON name: JSONata expressions say otherwise in the service's
+    /// words. `None` where it is.
+    pub fn unexpected(&self, expected: &str, field: &str, value: &Value) -> Option<EvalError> {
+        let fits = match expected {
+            "array" => value.is_array(),
+            "boolean" => value.is_boolean(),
+            "number" => value.is_number(),
+            "string" => value.is_string(),
+            _ => value.is_object(),
+        };
+        let source = match &*self.root {
+            Node::Jsonata { expr, .. } => expr.source().to_owned(),
+            _ => self.source.to_string(),
+        };
+        (!fits).then(|| unexpected_type(&source, field, expected, value))
     }
 
     /// The template as it was written.
@@ -70,13 +138,15 @@ impl Template {
     pub fn evaluate(&self, data: &Data<'_>) -> Result<Value, EvalError> {
         match &*self.root {
             Node::Literal(value) => Ok(value.clone()),
-            node => check_depth(node.evaluate(data, &Budget::for_places(self.places))?),
+            node => {
+                check_depth(node.evaluate(data, &Budget::for_places(self.places), &Session::new(data))?)
+            }
         }
     }
 }
 
 impl Node {
-    fn evaluate(&self, data: &Data<'_>, budget: &Budget) -> Result<Value, EvalError> {
+    fn evaluate(&self, data: &Data<'_>, budget: &Budget, session: &Session<'_>) -> Result<Value, EvalError> {
         Ok(match self {
             Node::Literal(value) => value.clone(),
             Node::Path { field, path } => {
@@ -85,13 +155,14 @@ impl Node {
                 value.into_owned()
             }
             Node::Intrinsic(call) => call.evaluate_within(data, budget)?,
-            Node::Array(items) => {
-                Value::Array(items.iter().map(|n| n.evaluate(data, budget)).collect::<Result<_, _>>()?)
-            }
+            Node::Jsonata { field, expr } => expr.evaluate(session, field)?,
+            Node::Array(items) => Value::Array(
+                items.iter().map(|n| n.evaluate(data, budget, session)).collect::<Result<_, _>>()?,
+            ),
             Node::Object(fields) => {
                 let mut object = Map::with_capacity(fields.len());
                 for (name, node) in fields {
-                    object.insert(name.clone(), node.evaluate(data, budget)?);
+                    object.insert(name.clone(), node.evaluate(data, budget, session)?);
                 }
                 Value::Object(object)
             }
@@ -100,11 +171,20 @@ impl Node {
 
     fn paths<'n>(&'n self, paths: &mut Vec<&'n Path>) {
         match self {
-            Node::Literal(_) => {}
+            Node::Literal(_) | Node::Jsonata { .. } => {}
             Node::Path { path, .. } => paths.push(path),
             Node::Intrinsic(call) => paths.extend(call.paths()),
             Node::Array(items) => items.iter().for_each(|n| n.paths(paths)),
             Node::Object(fields) => fields.iter().for_each(|(_, n)| n.paths(paths)),
+        }
+    }
+
+    fn exprs<'n>(&'n self, exprs: &mut Vec<&'n Expr>) {
+        match self {
+            Node::Literal(_) | Node::Path { .. } | Node::Intrinsic(_) => {}
+            Node::Jsonata { expr, .. } => exprs.push(expr),
+            Node::Array(items) => items.iter().for_each(|n| n.exprs(exprs)),
+            Node::Object(fields) => fields.iter().for_each(|(_, n)| n.exprs(exprs)),
         }
     }
 }
@@ -147,6 +227,54 @@ fn compile(source: &Value, pointer: &mut String, errors: &mut Vec<(String, Strin
     }
 }
 
+/// As [`compile`]; `field` is the place as the service names it, and left as it was found too.
+fn compile_jsonata(
+    source: &Value,
+    field: &mut String,
+    pointer: &mut String,
+    errors: &mut Vec<(String, String)>,
+) -> Node {
+    let (field_len, pointer_len) = (field.len(), pointer.len());
+    let mut inner = |key: &str, shown: &str, value: &Value, field: &mut String, pointer: &mut String| {
+        field.push_str(shown);
+        pointer.push('/');
+        pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+        let node = compile_jsonata(value, field, pointer, errors);
+        field.truncate(field_len);
+        pointer.truncate(pointer_len);
+        node
+    };
+    match source {
+        Value::Object(fields) => {
+            let mut nodes = Vec::with_capacity(fields.len());
+            for (key, value) in fields {
+                nodes.push((key.clone(), inner(key, &format!("/{key}"), value, field, pointer)));
+            }
+            let literal = nodes.iter().all(|(_, n)| matches!(n, Node::Literal(_)));
+            if literal { Node::Literal(source.clone()) } else { Node::Object(nodes) }
+        }
+        Value::Array(items) => {
+            let mut nodes = Vec::with_capacity(items.len());
+            for (n, item) in items.iter().enumerate() {
+                nodes.push(inner(&n.to_string(), &format!("[{n}]"), item, field, pointer));
+            }
+            let literal = nodes.iter().all(|n| matches!(n, Node::Literal(_)));
+            if literal { Node::Literal(source.clone()) } else { Node::Array(nodes) }
+        }
+        Value::String(text) => match expression(text).map(Expr::parse) {
+            None => Node::Literal(source.clone()),
+            Some(Ok(expr)) => Node::Jsonata { field: field.as_str().into(), expr },
+            Some(Err(fragment)) => {
+                if errors.len() < ERRORS_MAX {
+                    errors.push((pointer.clone(), fragment));
+                }
+                Node::Literal(Value::Null)
+            }
+        },
+        other => Node::Literal(other.clone()),
+    }
+}
+
 /// A field whose name ends in `.$`.
 fn computed(
     key: &str,
@@ -184,7 +312,15 @@ mod tests {
     fn evaluate(template: &Value, input: &Value) -> Result<Value, EvalError> {
         let variables = Map::new();
         let context = json!({ "Task": { "Token": "t" } });
-        let data = Data { input, context: &context, variables: &variables, random: &|| 0 };
+        let data = Data {
+            input,
+            context: &context,
+            variables: &variables,
+            random: &|| 0,
+            result: None,
+            error_output: None,
+            now: stagepost_protocol::Timestamp::from_millis(0),
+        };
         Template::compile(template).expect("valid").evaluate(&data)
     }
 

@@ -1,7 +1,7 @@
 //! The context object, `$$`, built where somebody looks at it.
 
 use serde_json::{Map, Value, json};
-use stagepost_asl::StateKind;
+use stagepost_asl::{StateKind, template::Template};
 use stagepost_protocol::{Payload, TaskToken};
 
 use crate::{
@@ -37,8 +37,16 @@ impl Need {
         need
     }
 
+    /// What a template of either language needs.
+    pub(crate) fn of(template: &Template) -> Need {
+        if !template.is_jsonata() {
+            return Need::of_template(template.source());
+        }
+        if template.reads_context() { Need::All } else { Need::Nothing }
+    }
+
     /// What a payload template needs.
-    pub(crate) fn of_template(source: &Value) -> Need {
+    fn of_template(source: &Value) -> Need {
         match source {
             Value::Object(fields) => fields
                 .iter()

@@ -11,17 +11,17 @@ use std::{cell::OnceCell, sync::Arc};
 
 use serde_json::{Map, Value};
 use stagepost_asl::{
-    Data, DataPath, EvalError, Number, ResultPath, State, choice::Rule, intrinsic::Intrinsic, path::Path,
-    template::Template,
+    Catcher, Data, DataPath, EvalError, Number, QueryLanguage, ResultPath, State, choice::Rule,
+    intrinsic::Intrinsic, path::Path, template::Template,
 };
 use stagepost_protocol::{Payload, error_names, limits};
 
 use crate::{
     command::Env,
     context::{self, Extras, Need},
-    decide::StateFailure,
+    decide::{FailedEvaluation, StateFailure},
     execution::Execution,
-    history::ScopeId,
+    history::{Assigned, ScopeId},
     live::Step,
 };
 
@@ -52,6 +52,23 @@ impl Doc {
     }
 }
 
+/// The most that all variables of an execution may weigh, in bytes.
+const VARIABLES_BYTES_MAX: usize = 10 << 20;
+
+/// What a state is left with.
+#[derive(Debug)]
+pub(crate) struct Exit {
+    pub(crate) output: Payload,
+    pub(crate) assigned: Vec<Assigned>,
+}
+
+/// What JSONata sees of a state's work, besides its input.
+#[derive(Default)]
+struct Work {
+    result: Option<Value>,
+    error_output: Option<Value>,
+}
+
 /// Evaluates the expressions of one state on one visit.
 pub(crate) struct Evaluation<'e> {
     execution: &'e Execution,
@@ -61,7 +78,6 @@ pub(crate) struct Evaluation<'e> {
     env: &'e Env<'e>,
     item: Option<(u32, &'e Payload)>,
     shows_token: bool,
-    variables: Map<String, Value>,
     raw: OnceCell<Value>,
     /// The items of the Map state that the step runs under, with the place of its own.
     items: OnceCell<Option<(u32, Arc<Vec<Payload>>)>>,
@@ -83,7 +99,6 @@ impl<'e> Evaluation<'e> {
             env,
             item: None,
             shows_token: false,
-            variables: Map::new(),
             raw: OnceCell::new(),
             items: OnceCell::new(),
         }
@@ -128,9 +143,73 @@ impl<'e> Evaluation<'e> {
         Some((*index, items.get(*index as usize)?))
     }
 
-    fn with_data<T>(&self, input: &Value, need: Need, evaluate: impl FnOnce(&Data<'_>) -> T) -> T {
+    fn with_data<'n, T>(
+        &self,
+        input: &Value,
+        need: Need,
+        variables: impl IntoIterator<Item = &'n str>,
+        evaluate: impl FnOnce(&Data<'_>) -> T,
+    ) -> T {
+        self.with_work(input, need, variables, &Work::default(), evaluate)
+    }
+
+    /// `variables` are those that the expression may name.
+    fn with_work<'n, T>(
+        &self,
+        input: &Value,
+        need: Need,
+        variables: impl IntoIterator<Item = &'n str>,
+        work: &Work,
+        evaluate: impl FnOnce(&Data<'_>) -> T,
+    ) -> T {
         let context = self.context(need);
-        evaluate(&Data { input, context: &context, variables: &self.variables, random: self.env.random })
+        let found = variables.into_iter().filter_map(|name| {
+            let value = self.execution.live.variable(self.scope, name)?;
+            Some((name.to_owned(), value.to_value()))
+        });
+        let variables: Map<String, Value> = found.collect();
+        evaluate(&Data {
+            input,
+            context: &context,
+            variables: &variables,
+            result: work.result.as_ref(),
+            error_output: work.error_output.as_ref(),
+            now: self.env.now,
+            random: self.env.random,
+        })
+    }
+
+    /// Whether the state's expressions are JSONata.
+    pub(crate) fn is_jsonata(&self) -> bool {
+        self.state.query_language == QueryLanguage::Jsonata
+    }
+
+    /// What a template in JSONata gives, whatever it is.
+    fn query(&self, template: &Template, work: &Work) -> Result<Value, StateFailure> {
+        self.with_work(self.raw(), Need::of(template), template.variables(), work, |data| {
+            template.evaluate(data)
+        })
+        .map_err(|e| self.failure(&e))
+    }
+
+    /// What a template in JSONata gives for the field `field`, of a type by its JSON name.
+    pub(crate) fn query_for(
+        &self,
+        template: &Template,
+        field: &str,
+        expected: &str,
+    ) -> Result<Value, StateFailure> {
+        let value = self.query(template, &Work::default())?;
+        match template.unexpected(expected, field, &value) {
+            Some(error) => Err(self.failure(&error)),
+            None => Ok(value),
+        }
+    }
+
+    /// A value that an expression gave and that is of no use, for the field `field`.
+    pub(crate) fn useless(&self, field: &str, cause: &str) -> StateFailure {
+        let failure = self.failure(&EvalError::new(error_names::QUERY_EVALUATION_ERROR, cause));
+        failure.of_evaluation(FailedEvaluation { location: Some(field.to_owned()), late: true })
     }
 
     /// What `InputPath` leaves of the input.
@@ -144,7 +223,7 @@ impl<'e> Evaluation<'e> {
 
     /// What a path selects.
     pub(crate) fn select(&self, path: &Path, input: &Value) -> Result<Value, StateFailure> {
-        let selected = self.with_data(input, Need::of_source(path.source()), |data| {
+        let selected = self.with_data(input, Need::of_source(path.source()), path.variable(), |data| {
             path.select(data).map(|value| value.into_owned())
         });
         selected.map_err(|e| self.failure(&e))
@@ -152,7 +231,7 @@ impl<'e> Evaluation<'e> {
 
     /// What a path selects, for the field that `field` names in the error.
     pub(crate) fn select_for(&self, path: &Path, field: &str, input: &Value) -> Result<Value, StateFailure> {
-        let selected = self.with_data(input, Need::of_source(path.source()), |data| {
+        let selected = self.with_data(input, Need::of_source(path.source()), path.variable(), |data| {
             path.select_for(data, field).map(|value| value.into_owned())
         });
         selected.map_err(|e| self.failure(&e))
@@ -160,7 +239,7 @@ impl<'e> Evaluation<'e> {
 
     /// The array that an `ItemsPath` selects.
     pub(crate) fn select_items(&self, path: &Path, input: &Value) -> Result<Value, StateFailure> {
-        let selected = self.with_data(input, Need::of_source(path.source()), |data| {
+        let selected = self.with_data(input, Need::of_source(path.source()), path.variable(), |data| {
             path.select_items(data).map(|value| value.into_owned())
         });
         selected.map_err(|e| self.failure(&e))
@@ -168,14 +247,16 @@ impl<'e> Evaluation<'e> {
 
     /// What a path selects, if it does.
     pub(crate) fn find(&self, path: &Path, input: &Value) -> Option<Value> {
-        self.with_data(input, Need::of_source(path.source()), |data| {
+        self.with_data(input, Need::of_source(path.source()), path.variable(), |data| {
             path.find(data).map(|value| value.into_owned())
         })
     }
 
     /// The value of an intrinsic function.
     pub(crate) fn intrinsic(&self, call: &Intrinsic, input: &Value) -> Result<Value, StateFailure> {
-        let value = self.with_data(input, Need::of_source(call.source()), |data| call.evaluate(data));
+        let variables = call.paths().into_iter().filter_map(Path::variable);
+        let value =
+            self.with_data(input, Need::of_source(call.source()), variables, |data| call.evaluate(data));
         value.map_err(|e| self.failure(&e))
     }
 
@@ -185,8 +266,11 @@ impl<'e> Evaluation<'e> {
         rules: impl Iterator<Item = &'r Rule> + Clone,
         input: &Value,
     ) -> Result<Option<usize>, StateFailure> {
-        let need = rules.clone().flat_map(Rule::paths).map(|path| Need::of_source(path.source())).max();
-        self.with_data(input, need.unwrap_or(Need::Nothing), |data| {
+        let paths = rules.clone().flat_map(Rule::paths).map(|path| Need::of_source(path.source())).max();
+        let queries = if rules.clone().any(Rule::reads_context) { Need::All } else { Need::Nothing };
+        let need = paths.unwrap_or(Need::Nothing).max(queries);
+        let variables: Vec<&str> = rules.clone().flat_map(Rule::variables).collect();
+        self.with_data(input, need, variables, |data| {
             for (place, rule) in rules.enumerate() {
                 if rule.matches(data)? {
                     return Ok(Some(place));
@@ -202,7 +286,7 @@ impl<'e> Evaluation<'e> {
         let Some(template) = template else { return Ok(doc) };
         let input = doc.into_value();
         let filled = self
-            .with_data(&input, Need::of_template(template.source()), |data| template.evaluate(data))
+            .with_data(&input, Need::of(template), template.variables(), |data| template.evaluate(data))
             .map_err(|e| self.failure(&e))?;
         Ok(Doc::Parsed(filled))
     }
@@ -212,16 +296,107 @@ impl<'e> Evaluation<'e> {
         self.fill(template, self.input()?)
     }
 
-    /// From the result to the output: `ResultSelector`, `ResultPath`, `OutputPath`, and the limit on payloads.
+    /// From the result to the output: `ResultSelector`, `ResultPath`, `OutputPath` or, in JSONata, `Output`; and
+    /// `Assign`, which sees the result as it came.
     pub(crate) fn output(
         &self,
         result: Doc,
         selector: Option<&Template>,
         result_path: &ResultPath,
-    ) -> Result<Payload, StateFailure> {
+    ) -> Result<Exit, StateFailure> {
+        let (output, assign) = (self.state.output.as_ref(), self.state.assign.as_ref());
+        if self.is_jsonata() {
+            let parsed = (output.is_some() || assign.is_some()).then(|| result.clone().into_value());
+            let work = Work { result: parsed, error_output: None };
+            return self.exit_by_queries(result, &work, output, assign);
+        }
+        let assigned = self.assign(assign, &result)?;
         let selected = self.fill(selector, result)?;
         let combined = self.place(selected, result_path)?;
-        self.bounded(self.through_output_path(combined)?)
+        let output = self.bounded(self.through_output_path(combined)?)?;
+        Ok(Exit { output, assigned })
+    }
+
+    /// The state's own `Output` and `Assign`.
+    pub(crate) fn own(&self) -> (Option<&'e Template>, Option<&'e Template>) {
+        (self.state.output.as_ref(), self.state.assign.as_ref())
+    }
+
+    /// What a state without work of its own is left with: its input. `output` and `assign` are its own fields or those
+    /// of the choice that applies.
+    pub(crate) fn pass_on(
+        &self,
+        output: Option<&Template>,
+        assign: Option<&Template>,
+    ) -> Result<Exit, StateFailure> {
+        let input = self.input()?;
+        if self.is_jsonata() {
+            return self.exit_by_queries(input, &Work::default(), output, assign);
+        }
+        let assigned = self.assign(assign, &input)?;
+        let output = self.bounded(self.through_output_path(input)?)?;
+        Ok(Exit { output, assigned })
+    }
+
+    /// What the state is left with by a catcher.
+    pub(crate) fn caught(&self, error: Doc, catcher: &Catcher) -> Result<Exit, StateFailure> {
+        let (output, assign) = (catcher.output.as_ref(), catcher.assign.as_ref());
+        if self.is_jsonata() {
+            let work = Work { result: None, error_output: Some(error.clone().into_value()) };
+            return self.exit_by_queries(error, &work, output, assign);
+        }
+        let assigned = self.assign(assign, &error)?;
+        let output = self.place(error, &catcher.result_path).and_then(|doc| self.bounded(doc))?;
+        Ok(Exit { output, assigned })
+    }
+
+    /// `fallback` is the output where there is no `Output`.
+    fn exit_by_queries(
+        &self,
+        fallback: Doc,
+        work: &Work,
+        output: Option<&Template>,
+        assign: Option<&Template>,
+    ) -> Result<Exit, StateFailure> {
+        let assigned = match assign {
+            Some(assign) => self.assigned(self.query(assign, work)?)?,
+            None => Vec::new(),
+        };
+        let output = match output {
+            Some(output) => Doc::Parsed(self.query(output, work)?),
+            None => fallback,
+        };
+        Ok(Exit { output: self.bounded(output)?, assigned })
+    }
+
+    /// `Assign`, in JSONPath: `$` is `doc`.
+    fn assign(&self, assign: Option<&Template>, doc: &Doc) -> Result<Vec<Assigned>, StateFailure> {
+        match assign {
+            Some(template) => self.assigned(self.fill(Some(template), doc.clone())?.into_value()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Variables from what an `Assign` gave, if they are within the limits.
+    fn assigned(&self, value: Value) -> Result<Vec<Assigned>, StateFailure> {
+        let Value::Object(fields) = value else { return Ok(Vec::new()) };
+        let assigned: Vec<Assigned> = fields
+            .into_iter()
+            .map(|(name, value)| Assigned { name: name.into(), value: Payload::from_value(&value) })
+            .collect();
+        let bytes: usize = assigned.iter().map(|a| a.value.len()).sum();
+        let name = &self.state.name;
+        let too_much = if bytes > limits::PAYLOAD_BYTES_MAX {
+            format!(
+                "The variables that the state '{name}' assigns exceed {} bytes.",
+                limits::PAYLOAD_BYTES_MAX
+            )
+        } else if self.execution.live.variable_bytes() + bytes > VARIABLES_BYTES_MAX {
+            format!("With those of the state '{name}', the variables exceed {VARIABLES_BYTES_MAX} bytes.")
+        } else {
+            return Ok(assigned);
+        };
+        Err(self.failure(&EvalError::new(error_names::DATA_LIMIT_EXCEEDED, too_much)))
     }
 
     /// `ResultPath`: the input as it came, with the result in it.
@@ -265,9 +440,18 @@ impl<'e> Evaluation<'e> {
         let path = match number {
             Number::Fixed(number) => return Ok(i64::try_from(*number).unwrap_or(i64::MAX)),
             Number::Path(path) => path,
+            Number::Query(query) => {
+                let value = self.query_for(query, field, "number")?;
+                let whole = value.as_i64();
+                return whole.ok_or_else(|| {
+                    self.useless(field, &format!("The {field} field must be an integer but was: {value}"))
+                });
+            }
         };
         let value = self.select(path, input)?;
-        value.as_i64().ok_or_else(|| self.not_a_number(field, "integer", &value, path))
+        // The service reads a number out of a text too.
+        let number = value.as_i64().or_else(|| value.as_str()?.parse().ok());
+        number.ok_or_else(|| self.not_a_number(field, "integer", &value, path))
     }
 
     pub(crate) fn not_a_number(&self, field: &str, what: &str, value: &Value, path: &Path) -> StateFailure {
@@ -278,6 +462,15 @@ impl<'e> Evaluation<'e> {
         ))
     }
 
+    /// A Map state has no array to work on.
+    pub(crate) fn no_array(&self, found: &Value) -> StateFailure {
+        let cause = format!("Map state input must be an array but was: {found}");
+        if self.is_jsonata() {
+            return self.failure(&EvalError::new(error_names::QUERY_EVALUATION_ERROR, cause));
+        }
+        self.runtime(&cause)
+    }
+
     /// A runtime error of this state, in the service's words.
     pub(crate) fn runtime(&self, cause: &str) -> StateFailure {
         self.failure(&EvalError::runtime(cause))
@@ -285,13 +478,18 @@ impl<'e> Evaluation<'e> {
 
     fn failure(&self, error: &EvalError) -> StateFailure {
         let (name, entered) = (&self.state.name, self.step.entered_id);
-        StateFailure::new(
+        let failure = StateFailure::new(
             error.error,
             format!(
                 "An error occurred while executing the state '{name}' (entered at the event id #{entered}). {}",
                 error.cause
             ),
-        )
+        );
+        if error.error == error_names::QUERY_EVALUATION_ERROR {
+            let location = error.location.clone();
+            return failure.of_evaluation(FailedEvaluation { location, late: false });
+        }
+        failure
     }
 }
 

@@ -13,7 +13,7 @@ use stagepost_protocol::{Payload, ReportOutcome, Timestamp, error_names, limits}
 
 use crate::{
     command::{Applied, Command, Env, Ignored, Input, Outcome},
-    dataflow::{Doc, Evaluation},
+    dataflow::{Doc, Evaluation, Exit},
     execution::Execution,
     history::{EventKind, Failure, HistoryEvent, ScopeId, StateType, TOP_LEVEL},
     live::{Current, DeadlineKind, Phase, Scope, Step},
@@ -71,6 +71,18 @@ pub(crate) struct StateFailure {
     pub(crate) failure: Failure,
     /// The name that Retry and Catch match, where it is another than the one that is shown.
     matched: Option<&'static str>,
+    /// A JSONata expression failed, and no event says so yet.
+    evaluation: Option<FailedEvaluation>,
+}
+
+/// What the event of a failed expression says.
+#[derive(Debug, Clone)]
+pub(crate) struct FailedEvaluation {
+    /// The field.
+    pub(crate) location: Option<String>,
+    /// The expression itself gave a value, and only then the state had no use for it. The service shows the event
+    /// after the state's entry then, and otherwise after what the entry followed.
+    pub(crate) late: bool,
 }
 
 impl StateFailure {
@@ -83,7 +95,13 @@ impl StateFailure {
         StateFailure {
             failure: Failure { error: Some(error_names::TIMEOUT.to_owned()), cause: None },
             matched: heartbeat.then_some(error_names::HEARTBEAT_TIMEOUT),
+            evaluation: None,
         }
+    }
+
+    pub(crate) fn of_evaluation(mut self, evaluation: FailedEvaluation) -> StateFailure {
+        self.evaluation = Some(evaluation);
+        self
     }
 
     fn name(&self) -> &str {
@@ -99,7 +117,7 @@ impl StateFailure {
 
 impl From<Failure> for StateFailure {
     fn from(failure: Failure) -> StateFailure {
-        StateFailure { failure, matched: None }
+        StateFailure { failure, matched: None, evaluation: None }
     }
 }
 
@@ -238,16 +256,17 @@ impl<'d> Decider<'d> {
     pub(crate) fn conclude(
         &mut self,
         scope: ScopeId,
-        output: Result<Payload, StateFailure>,
+        exit: Result<Exit, StateFailure>,
         transition: Transition,
     ) -> Option<Ready> {
-        match output {
-            Ok(output) => self.leave(scope, output, transition),
+        match exit {
+            Ok(exit) => self.leave(scope, exit, transition),
             Err(failure) => self.fail(scope, failure),
         }
     }
 
-    pub(crate) fn leave(&mut self, scope: ScopeId, output: Payload, transition: Transition) -> Option<Ready> {
+    pub(crate) fn leave(&mut self, scope: ScopeId, exit: Exit, transition: Transition) -> Option<Ready> {
+        let Exit { output, assigned } = exit;
         let state = self.state(scope);
         let parent = self.scope(scope).parent;
         let exited = EventKind::StateExited {
@@ -255,6 +274,7 @@ impl<'d> Decider<'d> {
             name: Arc::clone(&state.name),
             output: output.clone(),
             last: transition == Transition::End,
+            assigned,
         };
         self.emit_next(scope, exited);
         match (transition, parent) {
@@ -278,7 +298,14 @@ impl<'d> Decider<'d> {
     }
 
     /// The state of a scope failed, after the event `chain`: Retry, Catch, or the scope fails with it.
-    pub(crate) fn fail_after(&mut self, scope: ScopeId, chain: u64, failure: StateFailure) -> Option<Ready> {
+    pub(crate) fn fail_after(
+        &mut self,
+        scope: ScopeId,
+        chain: u64,
+        mut failure: StateFailure,
+    ) -> Option<Ready> {
+        let announced = self.announce_evaluation(scope, chain, &mut failure);
+        let chain = announced.unwrap_or(chain);
         let none = ErrorHandling::default();
         let (errors, closing) = match &self.state(scope).kind {
             StateKind::Task(task) => (&task.errors, None),
@@ -286,8 +313,8 @@ impl<'d> Decider<'d> {
             StateKind::Map(map) => (&map.errors, Some(EventKind::MapStateFailed)),
             _ => (&none, None),
         };
-        // Only a state whose branches or iterations have begun closes them.
-        let closing = closing.filter(|_| self.scope(scope).children().is_some());
+        // Only a state whose branches or iterations have begun closes them, or one whose expressions failed.
+        let closing = closing.filter(|_| announced.is_some() || self.scope(scope).children().is_some());
         let random = fraction((self.env.random)());
         match retry::handle(errors, failure.name(), &self.step(scope).used, random) {
             Handling::Retry { retrier, delay_seconds } => {
@@ -300,13 +327,13 @@ impl<'d> Decider<'d> {
                 if let Some(closing) = closing {
                     self.emit(scope, chain, closing);
                 }
-                let evaluation = self.evaluation(scope);
-                let output = evaluation
-                    .place(failure.output(), &catcher.result_path)
-                    .and_then(|doc| evaluation.bounded(doc));
-                match output {
-                    Ok(output) => self.leave(scope, output, Transition::Next(catcher.next)),
-                    Err(failure) => self.fail_scope(scope, failure),
+                match self.evaluation(scope).caught(failure.output(), catcher) {
+                    Ok(exit) => self.leave(scope, exit, Transition::Next(catcher.next)),
+                    Err(mut failure) => {
+                        let chain = self.scope(scope).chain;
+                        self.announce_evaluation(scope, chain, &mut failure);
+                        self.fail_scope(scope, failure)
+                    }
                 }
             }
             Handling::Fail => {
@@ -316,6 +343,16 @@ impl<'d> Decider<'d> {
                 self.fail_scope(scope, failure)
             }
         }
+    }
+
+    /// Says that an expression failed, if one did and nothing says so yet. Gives the id of that event.
+    fn announce_evaluation(&mut self, scope: ScopeId, chain: u64, failure: &mut StateFailure) -> Option<u64> {
+        let FailedEvaluation { location, late } = failure.evaluation.take()?;
+        let step = self.step(scope);
+        let follows = if chain == step.entered_id && !late { step.entered_after } else { chain };
+        let state = Arc::clone(&self.state(scope).name);
+        let failed = EventKind::EvaluationFailed { state, location, failure: failure.failure.clone() };
+        Some(self.emit(scope, follows, failed))
     }
 
     fn fail_scope(&mut self, scope: ScopeId, failure: StateFailure) -> Option<Ready> {

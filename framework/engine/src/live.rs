@@ -15,7 +15,7 @@ use stagepost_protocol::{Payload, Timestamp, limits};
 
 use crate::{
     execution::End,
-    history::{EventKind, Failure, HistoryEvent, ScopeId, TOP_LEVEL},
+    history::{Assigned, EventKind, Failure, HistoryEvent, ScopeId, TOP_LEVEL},
 };
 
 /// The state of an execution but for its origin and definition.
@@ -36,6 +36,9 @@ pub(crate) struct Live {
     deadlines: BTreeSet<Deadline>,
     #[serde(skip)]
     bytes: usize,
+    /// Of the variables in all scopes.
+    #[serde(skip)]
+    variable_bytes: usize,
 }
 
 /// When something becomes due, where and what.
@@ -74,6 +77,9 @@ pub(crate) struct Scope {
     /// What the next event's `previous_id` will be.
     pub(crate) chain: u64,
     pub(crate) current: Current,
+    /// Its own; those of the scopes around it are seen from here too.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    variables: BTreeMap<Arc<str>, Payload>,
 }
 
 /// Where a scope is.
@@ -94,6 +100,9 @@ pub(crate) enum Current {
 pub(crate) struct Step {
     state: u32,
     pub(crate) entered_id: u64,
+    /// The event that the entry followed.
+    #[serde(default)]
+    pub(crate) entered_after: u64,
     pub(crate) entered_at: Timestamp,
     pub(crate) input: Payload,
     /// Attempts scheduled so far.
@@ -169,6 +178,9 @@ pub(crate) struct Children {
     result_bytes: usize,
     /// More iterations start by a wake-up that is due already.
     paused: Option<Timestamp>,
+    /// The items, where they cannot be found again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) given: Option<Payload>,
     #[serde(skip)]
     items: Items,
 }
@@ -210,12 +222,19 @@ impl Scope {
                     Phase::Deciding | Phase::Waiting(_) | Phase::Retrying(_) => 0,
                     Phase::Attempting(attempt) => attempt.input.len() + INDEX_BYTES,
                     // The items of a Map state are cached beside its input.
-                    Phase::Children(c) => c.results.len() * 48 + c.result_bytes + step.input.len(),
+                    Phase::Children(c) => {
+                        let given = c.given.as_ref().map_or(0, Payload::len);
+                        c.results.len() * 48 + c.result_bytes + step.input.len() + 2 * given
+                    }
                 };
                 step.input.len() + 4 * step.used.len() + phase
             }
         };
-        SCOPE_BYTES + current
+        SCOPE_BYTES + current + self.variable_bytes()
+    }
+
+    fn variable_bytes(&self) -> usize {
+        self.variables.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
     fn deadlines(&self, scope: ScopeId) -> impl Iterator<Item = Deadline> {
@@ -292,12 +311,14 @@ impl Live {
             attempts: HashMap::new(),
             deadlines: BTreeSet::new(),
             bytes: 0,
+            variable_bytes: 0,
         }
     }
 
     /// Fills in what is not stored.
     pub(crate) fn index_all(&mut self) {
-        (self.attempts, self.deadlines, self.bytes) = (HashMap::new(), BTreeSet::new(), 0);
+        (self.attempts, self.deadlines) = (HashMap::new(), BTreeSet::new());
+        (self.bytes, self.variable_bytes) = (0, 0);
         let scopes = std::mem::take(&mut self.scopes);
         for (id, scope) in &scopes {
             self.index(*id, scope);
@@ -353,6 +374,23 @@ impl Live {
         self.bytes
     }
 
+    /// What all variables weigh.
+    pub(crate) fn variable_bytes(&self) -> usize {
+        self.variable_bytes
+    }
+
+    /// A variable as a scope sees it.
+    pub(crate) fn variable(&self, scope: ScopeId, name: &str) -> Option<&Payload> {
+        let mut next = Some(scope);
+        while let Some(scope) = next.and_then(|id| self.scopes.get(&id)) {
+            if let Some(value) = scope.variables.get(name) {
+                return Some(value);
+            }
+            next = scope.parent;
+        }
+        None
+    }
+
     fn execution_deadline(&self) -> Option<Deadline> {
         let at = self.timeout_at?;
         Some(Deadline { at, scope: TOP_LEVEL, kind: DeadlineKind::Execution })
@@ -360,6 +398,7 @@ impl Live {
 
     fn index(&mut self, id: ScopeId, scope: &Scope) {
         self.bytes += scope.bytes();
+        self.variable_bytes += scope.variable_bytes();
         self.deadlines.extend(scope.deadlines(id));
         if let Some(attempt) = scope.attempt() {
             self.attempts.insert(attempt.scheduled_id, id);
@@ -374,6 +413,7 @@ impl Live {
     ) -> Result<T, String> {
         let scope = self.scopes.get_mut(&id).ok_or_else(|| format!("there is no scope {id}"))?;
         self.bytes -= scope.bytes();
+        self.variable_bytes -= scope.variable_bytes();
         for deadline in scope.deadlines(id) {
             self.deadlines.remove(&deadline);
         }
@@ -383,6 +423,7 @@ impl Live {
         let result = change(scope);
         // As in `index`, spelled out because the scope is borrowed.
         self.bytes += scope.bytes();
+        self.variable_bytes += scope.variable_bytes();
         self.deadlines.extend(scope.deadlines(id));
         if let Some(attempt) = scope.attempt() {
             self.attempts.insert(attempt.scheduled_id, id);
@@ -393,7 +434,7 @@ impl Live {
     fn open_scope(&mut self, parent: Option<ScopeId>, index: u32, chain: u64) -> ScopeId {
         let id = self.next_scope;
         self.next_scope += 1;
-        let scope = Scope { parent, index, chain, current: Current::Between };
+        let scope = Scope { parent, index, chain, current: Current::Between, variables: BTreeMap::new() };
         self.index(id, &scope);
         self.scopes.insert(id, scope);
         id
@@ -405,6 +446,7 @@ impl Live {
         while let Some(id) = closing.pop() {
             let Some(scope) = self.scopes.remove(&id) else { continue };
             self.bytes -= scope.bytes();
+            self.variable_bytes -= scope.variable_bytes();
             for deadline in scope.deadlines(id) {
                 self.deadlines.remove(&deadline);
             }
@@ -456,7 +498,13 @@ impl Live {
                 self.finish(End::Aborted { error: error.clone(), cause: cause.clone() }, at)
             }
             EventKind::StateEntered { name, input, .. } => self.enter(definition, event, name, input),
-            EventKind::StateExited { output, last, .. } => self.leave(scope, id, output, *last),
+            EventKind::StateExited { output, last, assigned, .. } => {
+                self.leave(scope, id, output, *last, assigned)
+            }
+            EventKind::EvaluationFailed { .. } => self.change(scope, |s| {
+                s.chain = id;
+                s.step_mut().map(|_| ())
+            }),
             EventKind::StateAborted { .. } => Ok(()),
             EventKind::ActivityScheduled { input, timeout_seconds, heartbeat_seconds, .. } => {
                 let attempt = attempt(event, input, *timeout_seconds, *heartbeat_seconds);
@@ -486,8 +534,12 @@ impl Live {
             | EventKind::TaskFailed { .. }
             | EventKind::TaskTimedOut { .. } => self.end_attempt(event),
             EventKind::ParallelStateStarted { branches } => self.start_branches(event, *branches),
-            EventKind::MapStateStarted { length, max_concurrency, tolerated_failures } => {
-                self.start_children(event, *length, *max_concurrency, *tolerated_failures, true)
+            EventKind::MapStateStarted { length, max_concurrency, tolerated_failures, items } => {
+                self.start_children(event, *length, *max_concurrency, *tolerated_failures, true)?;
+                self.change(scope, |s| {
+                    s.children_mut()?.given = items.clone();
+                    Ok(())
+                })
             }
             EventKind::ParallelStateSucceeded | EventKind::MapStateSucceeded => {
                 self.close_children(scope, Phase::Deciding)?;
@@ -544,6 +596,7 @@ impl Live {
             s.current = Current::In(Step {
                 state,
                 entered_id: event.id,
+                entered_after: event.previous_id,
                 entered_at: event.at,
                 input: input.clone(),
                 attempts: 0,
@@ -658,13 +711,21 @@ impl Live {
         self.scopes.clear();
         self.attempts.clear();
         self.deadlines.clear();
-        self.bytes = 0;
+        (self.bytes, self.variable_bytes) = (0, 0);
         Ok(())
     }
 
-    fn leave(&mut self, scope: ScopeId, id: u64, output: &Payload, last: bool) -> Result<(), String> {
+    fn leave(
+        &mut self,
+        scope: ScopeId,
+        id: u64,
+        output: &Payload,
+        last: bool,
+        assigned: &[Assigned],
+    ) -> Result<(), String> {
         let (parent, index) = self.change(scope, |s| {
             s.step_mut()?;
+            s.variables.extend(assigned.iter().map(|a| (Arc::clone(&a.name), a.value.clone())));
             s.current = if last { Current::Done } else { Current::Between };
             s.chain = id;
             Ok((s.parent, s.index))
@@ -730,6 +791,7 @@ impl Live {
                 results: vec![None; total as usize],
                 result_bytes: 0,
                 paused: None,
+                given: None,
                 items: Items::default(),
             });
             Ok(())

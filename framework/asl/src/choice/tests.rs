@@ -29,6 +29,9 @@ fn matches(rule: Value) -> Result<bool, EvalError> {
         context: &json!({"State": {"Name": "a"}}),
         variables: &serde_json::Map::new(),
         random: &|| 0,
+        result: None,
+        error_output: None,
+        now: stagepost_protocol::Timestamp::from_millis(0),
     };
     compile(rule).matches(&data)
 }

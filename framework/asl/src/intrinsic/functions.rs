@@ -175,19 +175,24 @@ fn range(a: &Arguments<'_>) -> Result<Value, String> {
 
 fn hash(a: &Arguments<'_>) -> Result<String, String> {
     let (text, algorithm) = (a.short_text(0)?, a.text(1)?);
+    digest(algorithm, text).ok_or_else(|| a.wrong(1, "MD5, SHA-1, SHA-256, SHA-384 or SHA-512"))
+}
+
+/// The digest of a text in hexadecimal; `None` where there is no such algorithm.
+pub(crate) fn digest(algorithm: &str, text: &str) -> Option<String> {
     let digest = match algorithm {
         "MD5" => md5::Md5::digest(text).to_vec(),
         "SHA-1" => sha1::Sha1::digest(text).to_vec(),
         "SHA-256" => sha2::Sha256::digest(text).to_vec(),
         "SHA-384" => sha2::Sha384::digest(text).to_vec(),
         "SHA-512" => sha2::Sha512::digest(text).to_vec(),
-        _ => return Err(a.wrong(1, "MD5, SHA-1, SHA-256, SHA-384 or SHA-512")),
+        _ => return None,
     };
     let mut hex = String::with_capacity(2 * digest.len());
     for byte in digest {
         write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
     }
-    Ok(hex)
+    Some(hex)
 }
 
 fn merge(a: &Arguments<'_>) -> Result<Value, String> {
@@ -236,7 +241,8 @@ fn string_to_json(a: &Arguments<'_>) -> Result<Value, String> {
 }
 
 /// A version 4 UUID of 128 random bits.
-fn uuid(high: u64, low: u64) -> String {
+/// A random (version 4) UUID of 128 random bits.
+pub(crate) fn uuid(high: u64, low: u64) -> String {
     let high = (high & 0xffff_ffff_ffff_0fff) | 0x4000;
     let low = (low & 0x3fff_ffff_ffff_ffff) | 0x8000_0000_0000_0000;
     format!(

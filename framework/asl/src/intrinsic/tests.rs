@@ -7,7 +7,15 @@ fn evaluate(call: &str, input: &Value) -> Result<Value, EvalError> {
     let call = Intrinsic::parse(call).unwrap_or_else(|e| panic!("{call}: {e}"));
     let context = json!({ "Execution": { "Input": input } });
     let variables: Map<String, Value> = [("v".to_owned(), json!(3))].into_iter().collect();
-    call.evaluate(&Data { input, context: &context, variables: &variables, random: &|| u64::MAX })
+    call.evaluate(&Data {
+        input,
+        context: &context,
+        variables: &variables,
+        random: &|| u64::MAX,
+        result: None,
+        error_output: None,
+        now: stagepost_protocol::Timestamp::from_millis(0),
+    })
 }
 
 #[test]

@@ -113,11 +113,11 @@ fn backoff_rate(found: &mut Findings, rule: &Node<'_>) -> Option<f64> {
 }
 
 fn catcher(found: &mut Findings, origin: &mut Origin<'_, '_>, rule: &Node<'_>) -> Option<Catcher> {
-    found.only(rule, &[&["ErrorEquals", "Next", "ResultPath", "Comment", "Assign"]]);
-    if rule.has("Assign") {
-        found.not_supported_yet(rule.at("Assign"), "Variables (Assign) are");
-    }
+    found.only(rule, &[&["ErrorEquals", "Next", "ResultPath", "Comment", "Assign", "Output"]]);
     found.comment(rule);
+    let place = rule.pointer.rsplit('/').next().unwrap_or_default();
+    let assign = found.assign(rule, &format!("Catch[{place}]/Assign"));
+    let output = found.output(rule, &format!("Catch[{place}]/Output"));
     let error_equals = error_equals(found, rule);
     let result_path = found.result_path(rule);
     found.required(rule, &["Next"]);
@@ -126,5 +126,5 @@ fn catcher(found: &mut Findings, origin: &mut Origin<'_, '_>, rule: &Node<'_>) -
         return None;
     }
     let next = origin.target(found, rule, "Next");
-    Some(Catcher { error_equals, next: next?, result_path })
+    Some(Catcher { error_equals, next: next?, result_path, output, assign })
 }

@@ -1,7 +1,7 @@
 //! The document as a whole and its scopes.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -15,7 +15,7 @@ use super::{
     node::{COUNT_MAX, Findings, Node},
     states,
 };
-use crate::model::{QueryLanguage, State, StateIndex, StateMachine};
+use crate::model::{DataPath, QueryLanguage, State, StateIndex, StateMachine};
 
 /// Parses and validates a definition. `Ok` holds warnings only; `Err` holds at least one error and everything
 /// else that was found.
@@ -38,6 +38,8 @@ pub(super) struct Parser {
     by_name: HashMap<Arc<str>, StateIndex>,
     /// Of the machine: the language of states that name none.
     pub(super) query_language: QueryLanguage,
+    /// The variables that are assigned in the scope that is read and in those around it, outermost first.
+    assigned: Vec<HashSet<String>>,
 }
 
 impl Parser {
@@ -71,9 +73,6 @@ impl Parser {
         found.one_of(node, "Version", &["1.0"]);
         let timeout_seconds = found.integer(node, "TimeoutSeconds", 1..=COUNT_MAX);
         self.query_language = self.language(node).unwrap_or_default();
-        if self.query_language == QueryLanguage::Jsonata {
-            self.findings.not_supported_yet(node.at("QueryLanguage"), "JSONata is");
-        }
         let start_at = self.scope(node);
         let states: Option<Vec<State>> = std::mem::take(&mut self.states).into_iter().collect();
         Some(StateMachine {
@@ -106,12 +105,42 @@ impl Parser {
         let mut scope = Scope::new(first, list.fields.keys().map(String::as_str));
         self.states.resize_with(self.states.len() + list.fields.len(), || None);
         let start = scope.start(&mut self.findings, node);
+        self.assigned(&list);
         for (place, (name, value)) in (0..).zip(list.fields) {
             let state = self.state(&mut scope, place, name, value, list.at(name));
             self.states[(first + place) as usize] = state;
         }
+        self.assigned.pop();
         scope.check(&mut self.findings, node, start);
         start
+    }
+
+    /// Notes the variables that the states of a scope assign. Those of the scopes around it can be read but not
+    /// assigned, nor hidden by others of their name.
+    fn assigned(&mut self, list: &Node<'_>) {
+        let mut names = HashSet::new();
+        for (state, value) in list.fields {
+            let places = ["Catch", "Choices"].into_iter().flat_map(|field| {
+                let rules = value.get(field).and_then(Value::as_array).into_iter().flatten().enumerate();
+                rules.map(move |(index, rule)| (format!("/{field}/{index}"), rule))
+            });
+            for (place, holder) in std::iter::once((String::new(), value)).chain(places) {
+                let keys = holder.get("Assign").and_then(Value::as_object);
+                for key in keys.into_iter().flat_map(|fields| fields.keys()) {
+                    let name = key.strip_suffix(".$").unwrap_or(key);
+                    if self.assigned.iter().any(|outer| outer.contains(name)) {
+                        let pointer = format!("{}{place}/Assign", list.at(state));
+                        let message = format!(
+                            "The variable '{name}' is assigned in an outer scope and cannot be assigned here"
+                        );
+                        self.findings.schema(pointer, message).help =
+                            Some("give the inner variable a name of its own".to_owned());
+                    }
+                    names.insert(name.to_owned());
+                }
+            }
+        }
+        self.assigned.push(names);
     }
 
     fn state<'a>(
@@ -132,17 +161,29 @@ impl Parser {
             return None;
         };
         let query_language = self.state_language(&node);
-        if query_language == QueryLanguage::Jsonata {
-            // Its transitions are not read, so its scope cannot be judged.
-            scope.incomplete = true;
-            return None;
-        }
         let found = &mut self.findings;
+        let around = std::mem::replace(&mut found.language, query_language);
         let comment = found.comment(&node);
-        let input_path = found.data_path(&node, "InputPath");
-        let output_path = found.data_path(&node, "OutputPath");
-        let kind = states::read(self, &mut scope.at(place), &node)?;
-        Some(State { name, pointer: node.pointer, comment, query_language, kind, input_path, output_path })
+        let (mut input_path, mut output_path) = (DataPath::Whole, DataPath::Whole);
+        if query_language == QueryLanguage::JsonPath {
+            input_path = found.data_path(&node, "InputPath");
+            output_path = found.data_path(&node, "OutputPath");
+        }
+        let output = found.output(&node, "Output");
+        let assign = found.assign(&node, "Assign");
+        let kind = states::read(self, &mut scope.at(place), &node);
+        self.findings.language = around;
+        Some(State {
+            name,
+            pointer: node.pointer,
+            comment,
+            query_language,
+            kind: kind?,
+            input_path,
+            output_path,
+            output,
+            assign,
+        })
     }
 
     fn name(&mut self, name: &str, pointer: &str, index: StateIndex) -> Option<Arc<str>> {
@@ -173,16 +214,9 @@ impl Parser {
     /// The language of a state, with what there is to say about it.
     fn state_language(&mut self, node: &Node<'_>) -> QueryLanguage {
         let own = self.language(node);
-        match (self.query_language, own) {
-            (QueryLanguage::Jsonata, Some(QueryLanguage::JsonPath)) => {
-                let message =
-                    "'QueryLanguage' can not be 'JSONPath' if set to 'JSONata' for whole state machine";
-                self.findings.schema(node.pointer.as_str(), message);
-            }
-            (QueryLanguage::JsonPath, Some(QueryLanguage::Jsonata)) => {
-                self.findings.not_supported_yet(node.at("QueryLanguage"), "JSONata is");
-            }
-            _ => {}
+        if self.query_language == QueryLanguage::Jsonata && own == Some(QueryLanguage::JsonPath) {
+            let message = "'QueryLanguage' can not be 'JSONPath' if set to 'JSONata' for whole state machine";
+            self.findings.schema(node.pointer.as_str(), message);
         }
         own.unwrap_or(self.query_language)
     }

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use super::finding::{Finding, Severity, codes};
 use crate::{
-    model::{DataPath, Number, ResultPath},
+    jsonata::expression,
+    model::{DataPath, Number, QueryLanguage, ResultPath},
     path::{Path, ReferencePath},
     template::Template,
 };
@@ -66,7 +67,34 @@ pub(crate) struct Findings {
     errors: bool,
     /// Takes what is not kept.
     dropped: Option<Finding>,
+    /// The language of the state that is read.
+    pub(crate) language: QueryLanguage,
 }
+
+/// Fields of states in JSONata, and of nothing else.
+const JSONATA_ONLY: &[&str] = &["Arguments", "Output", "Items", "Condition"];
+/// Fields of states in JSONPath, and of nothing else.
+const JSONPATH_ONLY: &[&str] = &[
+    "InputPath",
+    "OutputPath",
+    "ResultPath",
+    "Parameters",
+    "ResultSelector",
+    "Result",
+    "ItemsPath",
+    "SecondsPath",
+    "TimestampPath",
+    "TimeoutSecondsPath",
+    "HeartbeatSecondsPath",
+    "MaxConcurrencyPath",
+    "ToleratedFailureCountPath",
+    "ToleratedFailurePercentagePath",
+    "ErrorPath",
+    "CausePath",
+    "Variable",
+];
+/// The longest name of a variable, in characters.
+const VARIABLE_CHARS_MAX: usize = 80;
 
 impl Findings {
     pub(crate) fn add(
@@ -256,9 +284,65 @@ impl Findings {
         }
     }
 
+    pub(crate) fn is_jsonata(&self) -> bool {
+        self.language == QueryLanguage::Jsonata
+    }
+
+    /// JSON with JSONata in its strings, for the field that errors name `shown`.
+    pub(crate) fn jsonata(&mut self, node: &Node<'_>, field: &str, shown: &str) -> Option<Template> {
+        match Template::compile_jsonata(node.get(field)?, shown) {
+            Ok(template) => Some(template),
+            Err(errors) => {
+                for (inner, why) in errors {
+                    let pointer = format!("{}{inner}", node.at(field));
+                    self.schema(pointer, "The value is not a valid JSONata expression").help = Some(why);
+                }
+                None
+            }
+        }
+    }
+
+    /// A field that must be one JSONata expression.
+    pub(crate) fn query(&mut self, node: &Node<'_>, field: &str, shown: &str) -> Option<Template> {
+        match node.get(field)? {
+            Value::String(text) if expression(text).is_some() => self.jsonata(node, field, shown),
+            _ => {
+                let message = "Expected a JSONata expression";
+                self.schema(node.at(field), message).help = Some("write it as \"{% … %}\"".to_owned());
+                None
+            }
+        }
+    }
+
+    /// Whether a field holds one JSONata expression, and may.
+    pub(crate) fn has_query(&self, node: &Node<'_>, field: &str) -> bool {
+        self.is_jsonata() && node.get(field).and_then(Value::as_str).is_some_and(|t| expression(t).is_some())
+    }
+
+    /// `Assign`; errors name it `shown`.
+    pub(crate) fn assign(&mut self, node: &Node<'_>, shown: &str) -> Option<Template> {
+        let variables = self.object_field(node, "Assign")?;
+        for key in variables.fields.keys() {
+            let name = key.strip_suffix(".$").filter(|_| !self.is_jsonata()).unwrap_or(key);
+            if let Some(why) = unusable_variable(name) {
+                let message = format!("The variable name '{name}' is not valid: {why}");
+                self.schema(variables.pointer.as_str(), message);
+            }
+        }
+        if self.is_jsonata() { self.jsonata(node, "Assign", shown) } else { self.template(node, "Assign") }
+    }
+
+    /// `Output`, in JSONata; errors name it `shown`.
+    pub(crate) fn output(&mut self, node: &Node<'_>, shown: &str) -> Option<Template> {
+        if self.is_jsonata() { self.jsonata(node, "Output", shown) } else { None }
+    }
+
     /// A payload template.
     pub(crate) fn template(&mut self, node: &Node<'_>, field: &str) -> Option<Template> {
         let source = node.get(field)?;
+        if self.is_jsonata() {
+            return self.jsonata(node, field, field);
+        }
         self.warn_about_missing_dollars(source, &mut node.at(field));
         match Template::compile(source) {
             Ok(template) => Some(template),
@@ -310,6 +394,9 @@ impl Findings {
         field: &str,
         range: RangeInclusive<u64>,
     ) -> Option<Number> {
+        if self.has_query(node, field) {
+            return self.query(node, field, field).map(Number::Query);
+        }
         let path_field = format!("{field}Path");
         self.at_most_one(node, &[field, &path_field]);
         let fixed = self.integer(node, field, range).map(Number::Fixed);
@@ -345,16 +432,20 @@ impl Findings {
 
     /// Says so when there is a field that does not belong.
     pub(crate) fn only(&mut self, node: &Node<'_>, allowed: &[&[&str]]) {
+        let (own, foreign, other) = match self.language {
+            QueryLanguage::JsonPath => ("JSONPath", JSONATA_ONLY, "JSONata"),
+            QueryLanguage::Jsonata => ("JSONata", JSONPATH_ONLY, "JSONPath"),
+        };
         for field in node.fields.keys() {
-            if allowed.iter().any(|set| set.contains(&field.as_str())) {
-                continue;
-            }
-            if ["Arguments", "Output", "Items", "Condition"].contains(&field.as_str()) {
+            if foreign.contains(&field.as_str()) {
                 let message = format!(
-                    "The QueryLanguage is set to 'JSONPath', but field '{field}' is only supported for the \
-                     'JSONata' QueryLanguage"
+                    "The QueryLanguage is set to '{own}', but field '{field}' is only supported for the \
+                     '{other}' QueryLanguage"
                 );
                 self.schema(node.pointer.as_str(), message);
+                continue;
+            }
+            if allowed.iter().any(|set| set.contains(&field.as_str())) {
                 continue;
             }
             let help = self.near_match(field, &allowed.concat());
@@ -366,6 +457,20 @@ impl Findings {
     pub(crate) fn comment(&mut self, node: &Node<'_>) -> Option<String> {
         self.string(node, "Comment").map(str::to_owned)
     }
+}
+
+/// Why a variable cannot have a name, if it cannot.
+fn unusable_variable(name: &str) -> Option<String> {
+    let mut chars = name.chars();
+    if name == "states" {
+        return Some("`states` is reserved".to_owned());
+    }
+    if name.chars().count() > VARIABLE_CHARS_MAX {
+        return Some(format!("it has more than {VARIABLE_CHARS_MAX} characters"));
+    }
+    let fits = chars.next().is_some_and(|c| c.is_alphabetic() || c == '_')
+        && chars.all(|c| c.is_alphanumeric() || c == '_');
+    (!fits).then(|| "it must begin with a letter and hold letters, digits and `_` only".to_owned())
 }
 
 fn looks_dynamic(text: &str) -> bool {

@@ -15,7 +15,7 @@ use crate::{
     choice::Rule,
     intrinsic::Intrinsic,
     model::{
-        ChoiceState, ErrorHandling, FailState, MapState, Number, ParallelState, PassState, Resource,
+        Choice, ChoiceState, ErrorHandling, FailState, MapState, Number, ParallelState, PassState, Resource,
         StateIndex, StateKind, TaskState, Text, Transition, WaitState, WaitUntil,
     },
     path::Path,
@@ -25,13 +25,15 @@ use crate::{
 /// What every state may have.
 const COMMON: &[&str] = &["Type", "Comment", "QueryLanguage"];
 /// What all but Fail have.
-const PATHS: &[&str] = &["InputPath", "OutputPath"];
+const PATHS: &[&str] = &["InputPath", "OutputPath", "Output"];
 /// What follows.
 const FLOW: &[&str] = &["Next", "End", "Assign"];
 /// What states with a result have.
 const RESULT: &[&str] = &["Parameters", "ResultPath"];
 /// What states whose work may fail have, on top.
 const WORK: &[&str] = &["ResultSelector", "Retry", "Catch"];
+/// What Task and Parallel states in JSONata have.
+const ARGUMENTS: &[&str] = &["Arguments"];
 
 const TYPES: &[&str] = &["Task", "Wait", "Pass", "Succeed", "Fail", "Choice", "Parallel", "Map"];
 
@@ -42,9 +44,6 @@ pub(super) fn read(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node
         origin.incomplete();
         return None;
     };
-    if node.has("Assign") {
-        parser.findings.not_supported_yet(node.at("Assign"), "Variables (Assign) are");
-    }
     match kind {
         "Task" => task(&mut parser.findings, origin, node).map(StateKind::Task),
         "Pass" => pass(&mut parser.findings, origin, node).map(StateKind::Pass),
@@ -97,7 +96,7 @@ fn task(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> O
         "HeartbeatSecondsPath",
         "Credentials",
     ];
-    found.only(node, &[COMMON, PATHS, FLOW, RESULT, WORK, OWN]);
+    found.only(node, &[COMMON, PATHS, FLOW, RESULT, WORK, ARGUMENTS, OWN]);
     found.required(node, &["Resource"]);
     let resource = task_resource(found, node);
     let timeout_seconds = found.number(node, "TimeoutSeconds", 1..=COUNT_MAX);
@@ -111,7 +110,7 @@ fn task(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> O
         found.schema(node.at("HeartbeatSeconds"), message);
     }
     let credentials = credentials(found, node);
-    let parameters = found.template(node, "Parameters");
+    let parameters = parameters(found, node);
     let result_selector = found.template(node, "ResultSelector");
     let result_path = found.result_path(node);
     let errors = errors::read(found, origin, node);
@@ -127,6 +126,11 @@ fn task(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> O
         errors,
         transition: transition?,
     })
+}
+
+/// `Parameters`, or `Arguments` in JSONata.
+fn parameters(found: &mut Findings, node: &Node<'_>) -> Option<Template> {
+    found.template(node, if found.is_jsonata() { "Arguments" } else { "Parameters" })
 }
 
 fn task_resource(found: &mut Findings, node: &Node<'_>) -> Option<Resource> {
@@ -214,7 +218,9 @@ fn choice(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) ->
             continue;
         }
         let next = origin.target(found, &rule_node, "Next");
-        choices.extend(rule.zip(next));
+        let assign = found.assign(&rule_node, &format!("Choices[{index}]/Assign"));
+        let output = found.output(&rule_node, &format!("Choices[{index}]/Output"));
+        choices.extend(rule.zip(next).map(|(rule, next)| Choice { rule, next, output, assign }));
     }
     let default = node.has("Default").then(|| origin.target(found, node, "Default")).flatten();
     Some(ChoiceState { choices, default })
@@ -224,6 +230,14 @@ fn wait(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> O
     const UNTIL: &[&str] = &["Seconds", "SecondsPath", "Timestamp", "TimestampPath"];
     found.only(node, &[COMMON, PATHS, FLOW, UNTIL]);
     found.exactly_one(node, UNTIL);
+    if found.has_query(node, "Seconds") || found.has_query(node, "Timestamp") {
+        let seconds = found.has_query(node, "Seconds");
+        let field = if seconds { "Seconds" } else { "Timestamp" };
+        let make = if seconds { WaitUntil::SecondsQuery } else { WaitUntil::TimestampQuery };
+        let until = found.query(node, field, field).map(make);
+        let transition = transition(found, origin, node);
+        return Some(WaitState { until: until?, transition: transition? });
+    }
     let seconds = found.integer(node, "Seconds", 0..=COUNT_MAX).map(WaitUntil::Seconds);
     let timestamp = found.string(node, "Timestamp").and_then(|text| {
         let timestamp = Timestamp::parse_rfc3339(text);
@@ -250,6 +264,9 @@ fn fail(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> O
 
 /// `Error` or `ErrorPath`, and the like for `Cause`.
 fn text(found: &mut Findings, node: &Node<'_>, field: &str, path_field: &str) -> Option<Text> {
+    if found.has_query(node, field) {
+        return found.query(node, field, field).map(Text::Query);
+    }
     found.at_most_one(node, &[field, path_field]);
     let fixed = found.string(node, field).map(|text| Text::Fixed(text.to_owned()));
     let source = found.string(node, path_field);
@@ -275,9 +292,9 @@ fn text(found: &mut Findings, node: &Node<'_>, field: &str, path_field: &str) ->
 
 fn parallel(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Option<ParallelState> {
     let found = &mut parser.findings;
-    found.only(node, &[COMMON, PATHS, FLOW, RESULT, WORK, &["Branches"]]);
+    found.only(node, &[COMMON, PATHS, FLOW, RESULT, WORK, ARGUMENTS, &["Branches"]]);
     found.required(node, &["Branches"]);
-    let parameters = found.template(node, "Parameters");
+    let parameters = parameters(found, node);
     let result_selector = found.template(node, "ResultSelector");
     let result_path = found.result_path(node);
     let errors = errors::read(found, origin, node);
@@ -311,6 +328,7 @@ fn map(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Opt
         "ItemProcessor",
         "Iterator",
         "ItemsPath",
+        "Items",
         "ItemSelector",
         "MaxConcurrency",
         "MaxConcurrencyPath",
@@ -328,6 +346,7 @@ fn map(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Opt
     found.exactly_one(node, &["ItemProcessor", "Iterator"]);
     found.at_most_one(node, &["ItemSelector", "Parameters"]);
     let items_path = found.path(node, "ItemsPath");
+    let items = items(found, node);
     let item_selector = found.template(node, "ItemSelector").or_else(|| found.template(node, "Parameters"));
     let max_concurrency = found.number(node, "MaxConcurrency", 0..=COUNT_MAX);
     let tolerated_failure_count = found.number(node, "ToleratedFailureCount", 0..=COUNT_MAX);
@@ -341,6 +360,7 @@ fn map(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Opt
     Some(MapState {
         start_at: start_at?,
         items_path,
+        items,
         item_selector,
         max_concurrency,
         tolerated_failure_count,
@@ -351,6 +371,16 @@ fn map(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Opt
         errors,
         transition: transition?,
     })
+}
+
+/// `Items`: an array, or an expression that gives one.
+fn items(found: &mut Findings, node: &Node<'_>) -> Option<Template> {
+    match node.get("Items")? {
+        Value::Array(_) if found.is_jsonata() => found.jsonata(node, "Items", "Items"),
+        _ if found.is_jsonata() => found.query(node, "Items", "Items"),
+        // Said already.
+        _ => None,
+    }
 }
 
 /// `ItemProcessor` or `Iterator`, and what makes a Map distributed.

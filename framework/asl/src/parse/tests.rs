@@ -550,37 +550,10 @@ fn maps() {
 fn what_the_next_version_brings_is_named() {
     let distributed = r#""ItemProcessor": {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"},
         "StartAt": "I", "States": {"I": {"Type": "Succeed"}}}, "ItemReader": {}, "ResultWriter": {}"#;
-    check(&[
-        (
-            r#"{"QueryLanguage": "JSONata", "StartAt": "S", "States": {"S": {"Type": "Pass", "Output": 1, "End": true}}}"#
-                .to_owned(),
-            &["NOT_SUPPORTED_YET /QueryLanguage: JSONata is not supported by this version of Stagepost"],
-        ),
-        (
-            r#"{"QueryLanguage": "JSONata", "StartAt": "S", "States": {"S": {"Type": "Pass", "QueryLanguage": "JSONPath", "End": true}}}"#
-                .to_owned(),
-            &[
-                "NOT_SUPPORTED_YET /QueryLanguage: ",
-                "SCHEMA_VALIDATION_FAILED /States/S: 'QueryLanguage' can not be 'JSONPath' if set to 'JSONata'",
-            ],
-        ),
-        (
-            state(r#""Type": "Pass", "QueryLanguage": "JSONata", "Output": "{% 1 %}", "End": true"#),
-            &["NOT_SUPPORTED_YET /States/S/QueryLanguage: JSONata is not supported by this version of Stagepost"],
-        ),
-        (
-            state(r#""Type": "Pass", "Output": 1, "End": true"#),
-            &["SCHEMA_VALIDATION_FAILED /States/S: The QueryLanguage is set to 'JSONPath', but field 'Output' is only supported for the 'JSONata' QueryLanguage"],
-        ),
-        (
-            state(r#""Type": "Pass", "Assign": {"x": 1}, "End": true"#),
-            &["NOT_SUPPORTED_YET /States/S/Assign: Variables (Assign) are not supported by this version of Stagepost"],
-        ),
-        (
-            state(&format!(r#""Type": "Map", "End": true, {distributed}"#)),
-            &["NOT_SUPPORTED_YET /States/S/ItemProcessor/ProcessorConfig/Mode: Distributed Map is not supported"],
-        ),
-    ]);
+    check(&[(
+        state(&format!(r#""Type": "Map", "End": true, {distributed}"#)),
+        &["NOT_SUPPORTED_YET /States/S/ItemProcessor/ProcessorConfig/Mode: Distributed Map is not supported"],
+    )]);
 }
 
 #[test]
@@ -676,4 +649,113 @@ fn a_large_machine_is_read() {
         format!(r#"{{"StartAt": "s0", "States": {{{}, "s5000": {{"Type": "Succeed"}}}}}}"#, states.join(","));
     let (machine, findings) = parse(&text).unwrap();
     assert_eq!((machine.states.len(), findings.len()), (5_001, 0));
+}
+
+/// A machine in JSONata of one state.
+fn jsonata(fields: &str) -> String {
+    format!(r#"{{"QueryLanguage": "JSONata", "StartAt": "S", "States": {{"S": {{{fields}}}}}}}"#)
+}
+
+#[test]
+fn each_language_has_its_fields() {
+    check(&[
+        (
+            jsonata(
+                r#""Type": "Pass", "Output": {"a": ["{% 1 %}"]}, "Assign": {"x": "{% $y %}"}, "End": true"#,
+            ),
+            &[],
+        ),
+        (
+            jsonata(r#""Type": "Pass", "QueryLanguage": "JSONPath", "End": true"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: 'QueryLanguage' can not be 'JSONPath' if set to 'JSONata'",
+            ],
+        ),
+        (
+            state(r#""Type": "Pass", "Output": 1, "End": true"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: The QueryLanguage is set to 'JSONPath', but field 'Output' is only supported for the 'JSONata' QueryLanguage",
+            ],
+        ),
+        (
+            jsonata(r#""Type": "Pass", "InputPath": "$.a", "End": true"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S: The QueryLanguage is set to 'JSONata', but field 'InputPath' is only supported for the 'JSONPath' QueryLanguage",
+            ],
+        ),
+        (
+            jsonata(
+                r#""Type": "Task", "Resource": "arn:aws:states:::activity:a", "Arguments": {"b": "{% 1 + %}"},
+                "TimeoutSeconds": "{% 1 %}", "HeartbeatSeconds": "{% 2 %}", "End": true"#,
+            ),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Arguments/b: The value is not a valid JSONata expression"],
+        ),
+        (
+            jsonata(
+                r#""Type": "Task", "Resource": "arn:aws:states:::activity:a", "TimeoutSeconds": "x", "End": true"#,
+            ),
+            &["SCHEMA_VALIDATION_FAILED /States/S/TimeoutSeconds: Expected value of type Integer"],
+        ),
+        (
+            jsonata(r#""Type": "Choice", "Choices": [{"Condition": true, "Next": "S"}], "Default": "S""#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0/Condition: Expected a JSONata expression",
+                "MISSING_END_STATE",
+            ],
+        ),
+        (
+            jsonata(
+                r#""Type": "Choice", "Choices": [{"Variable": "$.a", "IsNull": true, "Next": "S"}], "Default": "S""#,
+            ),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0: The QueryLanguage is set to 'JSONata', but field 'Variable'",
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0: Field 'IsNull' is not supported",
+                "SCHEMA_VALIDATION_FAILED /States/S/Choices/0: These fields are required: [Condition]",
+                "MISSING_END_STATE",
+            ],
+        ),
+        (jsonata(r#""Type": "Wait", "Seconds": "{% 1 %}", "End": true"#), &[]),
+        (jsonata(r#""Type": "Wait", "Timestamp": "{% $now() %}", "End": true"#), &[]),
+        (jsonata(r#""Type": "Fail", "Error": "{% 'E' %}", "Cause": "{% 'c' %}""#), &[]),
+    ]);
+}
+
+#[test]
+fn variables_have_names_and_scopes() {
+    let wrong = |name: &str| state(&format!(r#""Type": "Pass", "Assign": {{"{name}": 1}}, "End": true"#));
+    let nested = |inner: &str| {
+        machine(&format!(
+            r#""S": {{"Type": "Pass", "Assign": {{"outer": 1}}, "Next": "P"}}, "P": {{"Type": "Parallel", "End": true,
+                "Branches": [{{"StartAt": "I", "States": {{"I": {{"Type": "Pass", "Assign": {{"{inner}": 1}},
+                "End": true}}}}}}]}}"#
+        ))
+    };
+    let invalid = "SCHEMA_VALIDATION_FAILED /States/S/Assign: The variable name '";
+    check(&[
+        (wrong("a"), &[]),
+        (wrong("größe_2"), &[]),
+        (wrong("states"), &[invalid]),
+        (wrong("2a"), &[invalid]),
+        (wrong("a-b"), &[invalid]),
+        (wrong(""), &[invalid]),
+        (wrong(&"a".repeat(80)), &[]),
+        (wrong(&"a".repeat(81)), &[invalid]),
+        (
+            state(r#""Type": "Pass", "Assign": [], "End": true"#),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Assign: Expected value of type Object"],
+        ),
+        (
+            state(r#""Type": "Pass", "Assign": {"a.$": "$.["}, "End": true"#),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/S/Assign: The value for the field 'a.$' must be a valid JSONPath",
+            ],
+        ),
+        (nested("inner"), &[]),
+        (
+            nested("outer"),
+            &[
+                "SCHEMA_VALIDATION_FAILED /States/P/Branches/0/States/I/Assign: The variable 'outer' is assigned in an outer scope",
+            ],
+        ),
+    ]);
 }

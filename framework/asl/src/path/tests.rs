@@ -11,7 +11,15 @@ fn with_data<T>(input: &Value, test: impl FnOnce(&Data<'_>) -> T) -> T {
         Value::Object(map) => map,
         _ => Map::new(),
     };
-    test(&Data { input, context: &context, variables: &variables, random: NO_RANDOM })
+    test(&Data {
+        input,
+        context: &context,
+        variables: &variables,
+        random: NO_RANDOM,
+        result: None,
+        error_output: None,
+        now: stagepost_protocol::Timestamp::from_millis(0),
+    })
 }
 
 fn select(path: &str, input: &Value) -> Result<Value, String> {

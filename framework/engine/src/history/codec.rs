@@ -20,7 +20,7 @@ use serde::{
 };
 use stagepost_protocol::{Payload, Timestamp};
 
-use super::{EventKind, Failure, HistoryEvent, ScopeId, Service, StateType, TOP_LEVEL};
+use super::{Assigned, EventKind, Failure, HistoryEvent, ScopeId, Service, StateType, TOP_LEVEL};
 
 /// The text of the events of one decision, as the store keeps it.
 pub fn encode(events: &[HistoryEvent]) -> String {
@@ -124,6 +124,7 @@ const fn code(kind: &EventKind) -> u8 {
         EventKind::HeartbeatReceived => 37,
         EventKind::Yielded { .. } => 38,
         EventKind::MapPaused => 39,
+        EventKind::EvaluationFailed { .. } => 40,
     }
 }
 
@@ -236,11 +237,20 @@ impl<'a> Writer<'a> {
                 self.string(name);
                 self.payload(input);
             }
-            EventKind::StateExited { state_type, name, output, last } => {
+            EventKind::StateExited { state_type, name, output, last, assigned } => {
                 self.state_type(*state_type);
                 self.string(name);
                 self.payload(output);
                 self.number(u64::from(*last));
+                for Assigned { name, value } in assigned {
+                    self.string(name);
+                    self.payload(value);
+                }
+            }
+            EventKind::EvaluationFailed { state, location, failure } => {
+                self.string(state);
+                self.optional_string(location.as_deref());
+                self.failure(failure);
             }
             EventKind::StateAborted { state_type } => self.state_type(*state_type),
             EventKind::ActivityScheduled { resource, input, timeout_seconds, heartbeat_seconds } => {
@@ -272,10 +282,13 @@ impl<'a> Writer<'a> {
                 self.failure(failure);
             }
             EventKind::ParallelStateStarted { branches } => self.number(u64::from(*branches)),
-            EventKind::MapStateStarted { length, max_concurrency, tolerated_failures } => {
+            EventKind::MapStateStarted { length, max_concurrency, tolerated_failures, items } => {
                 self.number(u64::from(*length));
                 self.number(u64::from(*max_concurrency));
                 self.optional_number(tolerated_failures.map(u64::from));
+                if let Some(items) = items {
+                    self.payload(items);
+                }
             }
             EventKind::MapIterationStarted { name, index }
             | EventKind::MapIterationSucceeded { name, index }
@@ -454,6 +467,15 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
         }
     }
 
+    /// Pairs of name and value, to the end.
+    fn assigned(&mut self) -> Result<Vec<Assigned>, A::Error> {
+        let mut assigned = Vec::new();
+        while let Some(name) = self.seq.next_element()? {
+            assigned.push(Assigned { name, value: self.payload()? });
+        }
+        Ok(assigned)
+    }
+
     fn failure(&mut self) -> Result<Failure, A::Error> {
         Ok(Failure { error: self.required()?, cause: self.required()? })
     }
@@ -486,6 +508,7 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
                 name: self.required()?,
                 output: self.payload()?,
                 last: self.required::<u8>()? != 0,
+                assigned: self.assigned()?,
             },
             8 => EventKind::StateAborted { state_type: self.state_type()? },
             9 => EventKind::ActivityScheduled {
@@ -526,6 +549,7 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
                 length: self.required()?,
                 max_concurrency: self.required()?,
                 tolerated_failures: self.required()?,
+                items: self.optional_payload()?,
             },
             29 => EventKind::MapStateSucceeded,
             30 => EventKind::MapStateFailed,
@@ -542,6 +566,11 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
             37 => EventKind::HeartbeatReceived,
             38 => EventKind::Yielded { name: self.required()?, input: self.payload()? },
             39 => EventKind::MapPaused,
+            40 => EventKind::EvaluationFailed {
+                state: self.required()?,
+                location: self.required()?,
+                failure: self.failure()?,
+            },
             _ => return Err(A::Error::custom(format!("unknown event code {code}"))),
         })
     }
@@ -569,6 +598,7 @@ mod tests {
                     name: "A".into(),
                     output: output.clone(),
                     last: false,
+                    assigned: vec![],
                 },
             ),
             event(

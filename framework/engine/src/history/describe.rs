@@ -75,11 +75,21 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
             let key = "stateEnteredEventDetails".to_owned();
             return Some((format!("{}StateEntered", state_type.name()), Some((key, details))));
         }
-        EventKind::StateExited { state_type, name, output, .. } => {
-            let details = new().with("name", &**name).data("output", output, data);
+        EventKind::StateExited { state_type, name, output, assigned, .. } => {
+            let mut details = new().with("name", &**name).data("output", output, data);
+            if data && !assigned.is_empty() {
+                let texts = assigned.iter().map(|a| (a.name.to_string(), a.value.as_str().into()));
+                details = details
+                    .with("assignedVariables", texts.collect::<Map<String, Value>>())
+                    .with("assignedVariablesDetails", json!({ "truncated": false }));
+            }
             let key = "stateExitedEventDetails".to_owned();
             return Some((format!("{}StateExited", state_type.name()), Some((key, details))));
         }
+        EventKind::EvaluationFailed { state, location, failure } => (
+            "EvaluationFailed",
+            new().failure(failure).with_some("location", location.as_deref()).with("state", &**state),
+        ),
         EventKind::StateAborted { state_type } => {
             return Some((format!("{}StateAborted", state_type.name()), None));
         }

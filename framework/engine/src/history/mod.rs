@@ -108,6 +108,15 @@ pub struct Failure {
     pub cause: Option<String>,
 }
 
+/// A variable and its new value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// Its name, without `$`.
+    pub name: Arc<str>,
+    /// Its value.
+    pub value: Payload,
+}
+
 /// What happened. The engine's own notes are among them; they are not shown.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -149,6 +158,17 @@ pub enum EventKind {
         output: Payload,
         /// It was the last state of its scope. Hidden.
         last: bool,
+        /// The variables that it assigned.
+        assigned: Vec<Assigned>,
+    },
+    /// A JSONata expression of a state failed.
+    EvaluationFailed {
+        /// The name of the state.
+        state: Arc<str>,
+        /// The field, if it was one.
+        location: Option<String>,
+        /// Why.
+        failure: Failure,
     },
     /// `TaskStateAborted` and its siblings: another branch failed.
     StateAborted {
@@ -263,6 +283,8 @@ pub enum EventKind {
         max_concurrency: u32,
         /// How many may fail; `None`: a failure is the state's own. Hidden.
         tolerated_failures: Option<u32>,
+        /// The items, where evaluating their expression again might give others. Hidden.
+        items: Option<Payload>,
     },
     /// All of them ended.
     MapStateSucceeded,

@@ -33,6 +33,7 @@ fn evaluate(evaluation: &Evaluation<'_>, text: &Text, field: &str) -> Result<Str
             let input = evaluation.input()?.into_value();
             evaluation.intrinsic(call, &input)?
         }
+        Text::Query(query) => evaluation.query_for(query, field, "string")?,
     };
     match value {
         Value::String(text) => Ok(text),

@@ -42,25 +42,35 @@ pub(crate) fn items(
     if let Some(items) = execution.live.kept_items(scope) {
         return Ok(Arc::clone(items));
     }
+    let given = execution.live.scope(scope).and_then(|s| s.children()).and_then(|c| c.given.as_ref());
+    if let Some(Ok(items)) = given.map(Payload::read::<Vec<Payload>>) {
+        return Ok(Arc::new(items));
+    }
     let state = execution.definition().state(step.state());
     let evaluation = Evaluation::new(execution, scope, step, state, env);
     let StateKind::Map(map) = &state.kind else {
         return Err(evaluation.runtime("No Map state runs."));
     };
     if map.items_path.is_none()
+        && map.items.is_none()
         && matches!(state.input_path, DataPath::Whole)
         && let Ok(items) = step.input.read::<Vec<Payload>>()
     {
         return Ok(Arc::new(items));
     }
     let input = evaluation.input()?.into_value();
-    let found = match &map.items_path {
-        None => input,
-        Some(path) => evaluation.select_items(path, &input)?,
+    let found = match (&map.items_path, &map.items) {
+        (_, Some(query)) => {
+            let found = evaluation.query_for(query, "Items", "array")?;
+            evaluation.bounded(Doc::Parsed(found.clone()))?;
+            found
+        }
+        (Some(path), None) => evaluation.select_items(path, &input)?,
+        (None, None) => input,
     };
     match found {
         Value::Array(items) => Ok(Arc::new(items.iter().map(Payload::from_value).collect())),
-        other => Err(evaluation.runtime(&format!("Map state input must be an array but was: {other}"))),
+        other => Err(evaluation.no_array(&other)),
     }
 }
 
@@ -79,6 +89,7 @@ pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, map: &MapState) -
         length: u32::try_from(total).unwrap_or(u32::MAX),
         max_concurrency,
         tolerated_failures: tolerated.as_ref().ok().copied().flatten(),
+        items: map.items.as_ref().map(|_| join(items.iter()).into_payload()),
     };
     decider.emit_next(scope, started);
     if let Err(failure) = tolerated {
@@ -95,7 +106,7 @@ fn max_concurrency(evaluation: &Evaluation<'_>, map: &MapState) -> Result<u32, S
     let Some(number) = &map.max_concurrency else { return Ok(0) };
     let number = match number {
         Number::Fixed(number) => i64::try_from(*number).unwrap_or(i64::MAX),
-        Number::Path(_) => {
+        Number::Path(_) | Number::Query(_) => {
             evaluation.whole_number(number, "MaxConcurrency", &evaluation.input()?.into_value())?
         }
     };
@@ -125,6 +136,9 @@ fn tolerated_failures(
     let percentage = match &map.tolerated_failure_percentage {
         None => None,
         Some(Number::Fixed(percentage)) => Some(*percentage as f64),
+        Some(Number::Query(query)) => {
+            evaluation.query_for(query, "ToleratedFailurePercentage", "number")?.as_f64()
+        }
         Some(Number::Path(path)) => {
             let value = evaluation.select(path, &input)?;
             let number = value.as_f64();

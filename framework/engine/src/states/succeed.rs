@@ -9,9 +9,7 @@ use crate::{
 
 pub(crate) fn run(decider: &mut Decider<'_>, scope: ScopeId) -> Option<Ready> {
     let evaluation = decider.evaluation(scope);
-    let output = evaluation
-        .input()
-        .and_then(|doc| evaluation.through_output_path(doc))
-        .and_then(|doc| evaluation.bounded(doc));
-    decider.conclude(scope, output, Transition::End)
+    let (output, assign) = evaluation.own();
+    let exit = evaluation.pass_on(output, assign);
+    decider.conclude(scope, exit, Transition::End)
 }

@@ -27,11 +27,9 @@ pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, wait: &WaitState)
 
 pub(crate) fn elapsed(decider: &mut Decider<'_>, scope: ScopeId, wait: &WaitState) -> Option<Ready> {
     let evaluation = decider.evaluation(scope);
-    let output = evaluation
-        .input()
-        .and_then(|doc| evaluation.through_output_path(doc))
-        .and_then(|doc| evaluation.bounded(doc));
-    decider.conclude(scope, output, wait.transition)
+    let (output, assign) = evaluation.own();
+    let exit = evaluation.pass_on(output, assign);
+    decider.conclude(scope, exit, wait.transition)
 }
 
 fn until(evaluation: &Evaluation<'_>, wait: &WaitState, now: Timestamp) -> Result<Timestamp, StateFailure> {
@@ -53,6 +51,25 @@ fn until(evaluation: &Evaluation<'_>, wait: &WaitState, now: Timestamp) -> Resul
                 )));
             }
             after(evaluation, now, seconds)?
+        }
+        WaitUntil::SecondsQuery(query) => {
+            let value = evaluation.query_for(query, "Seconds", "number")?;
+            let seconds = value.as_i64().filter(|seconds| *seconds >= 0).ok_or_else(|| {
+                let cause = format!("The Seconds field must be a non-negative integer but was: {value}");
+                evaluation.useless("Seconds", &cause)
+            })?;
+            after(evaluation, now, seconds)?
+        }
+        WaitUntil::TimestampQuery(query) => {
+            let value = evaluation.query_for(query, "Timestamp", "string")?;
+            value.as_str().and_then(Timestamp::parse_rfc3339).ok_or_else(|| {
+                let cause = format!(
+                    "The Timestamp field cannot be parsed as an ISO-8601 extended offset date-time format \
+                     string: {}",
+                    shown(&value)
+                );
+                evaluation.useless("Timestamp", &cause)
+            })?
         }
         WaitUntil::Timestamp(until) => *until,
         WaitUntil::TimestampPath(path) => {

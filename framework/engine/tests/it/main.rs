@@ -5,3 +5,4 @@
 mod histories;
 mod random;
 mod support;
+mod variables;

@@ -29,6 +29,7 @@ impl Choices<'_> {
 struct Builder<'b> {
     choices: Choices<'b>,
     names: usize,
+    variables: usize,
 }
 
 const DEPTH_MAX: usize = 3;
@@ -50,8 +51,13 @@ impl Builder<'_> {
     fn state(&mut self, names: &[String], i: usize, depth: usize) -> Value {
         let next = names.get(i + 1);
         let mut state = match self.choices.below(if depth < DEPTH_MAX { 10 } else { 7 }) {
-            0..=2 => self.task(),
+            0..=1 => self.task(),
+            2 => self.jsonata(),
             3 => self.pass(),
+            4 if self.choices.one_in(2) => {
+                let seconds = ["{% 1 + 2 %}", "{% $nothing %}", "{% -1 %}"][self.choices.below(3)];
+                json!({ "Type": "Wait", "QueryLanguage": "JSONata", "Seconds": seconds })
+            }
             4 => json!({ "Type": "Wait", "Seconds": self.choices.below(4) }),
             5 => match next {
                 Some(next) => {
@@ -95,8 +101,45 @@ impl Builder<'_> {
             && self.choices.one_in(2)
         {
             let error = ["X", "States.ALL"][self.choices.below(2)];
-            state["Catch"] = json!([{ "ErrorEquals": [error], "Next": next, "ResultPath": "$.a" }]);
+            let name = self.variable();
+            state["Catch"] = if state["QueryLanguage"] == "JSONata" {
+                json!([{ "ErrorEquals": [error], "Next": next, "Output": "{% $states.errorOutput %}",
+                    "Assign": { name: "{% $states.errorOutput.Error %}" } }])
+            } else {
+                json!([{ "ErrorEquals": [error], "Next": next, "ResultPath": "$.a",
+                    "Assign": { format!("{name}.$"): "$.Error" } }])
+            };
         }
+    }
+
+    /// A name that no other state assigns.
+    fn variable(&mut self) -> String {
+        self.variables += 1;
+        format!("v{}", self.variables)
+    }
+
+    /// A variable that is assigned somewhere, perhaps before, perhaps in another branch.
+    fn known(&mut self) -> String {
+        format!("$v{}", 1 + self.choices.below(self.variables + 1))
+    }
+
+    fn jsonata(&mut self) -> Value {
+        let (new, known) = (self.variable(), self.known());
+        let mut state = match self.choices.below(3) {
+            0 => json!({ "Type": "Pass", "Output": { "r": "{% $random() %}", "in": "{% $states.input %}" } }),
+            1 => json!({ "Type": "Pass", "Output": format!("{{% {known} %}}") }),
+            _ => json!({
+                "Type": "Task",
+                "Resource": "arn:aws:states:::activity:a",
+                "Arguments": { "n": "{% $states.context.State.RetryCount %}", "u": "{% $uuid() %}" },
+                "Output": { "got": "{% $states.result %}" },
+                "TimeoutSeconds": "{% 2 + 2 %}",
+            }),
+        };
+        state["QueryLanguage"] = json!("JSONata");
+        let value = ["{% $states.input %}", "{% $millis() %}", "{% [1..20] %}"][self.choices.below(3)];
+        state["Assign"] = json!({ new: value });
+        state
     }
 
     fn task(&mut self) -> Value {
@@ -125,7 +168,15 @@ impl Builder<'_> {
     }
 
     fn pass(&mut self) -> Value {
-        match self.choices.below(4) {
+        match self.choices.below(6) {
+            4 => {
+                let name = format!("{}.$", self.variable());
+                json!({ "Type": "Pass", "Assign": { name: "$", self.variable(): [1, "two"] } })
+            }
+            5 => {
+                let name = format!("{}.$", self.variable());
+                json!({ "Type": "Pass", "Parameters": { "v.$": self.known() }, "Assign": { name: "$.v" } })
+            }
             0 => json!({ "Type": "Pass" }),
             1 => json!({ "Type": "Pass", "Result": { "a": 1 } }),
             2 => json!({ "Type": "Pass", "Parameters": { "id.$": "$$.Execution.Id", "in.$": "$" } }),
@@ -134,6 +185,18 @@ impl Builder<'_> {
     }
 
     fn map(&mut self, depth: usize) -> Value {
+        if self.choices.one_in(3) {
+            return json!({
+                "Type": "Map",
+                "QueryLanguage": "JSONata",
+                "Items": "{% $append($states.context.Execution.Input.items, $random()) %}",
+                "ItemSelector": { "v": "{% $states.context.Map.Item.Value %}" },
+                "MaxConcurrency": "{% 2 %}",
+                "ToleratedFailurePercentage": "{% 30 %}",
+                "Output": "{% $count($states.result) %}",
+                "ItemProcessor": self.scope(depth + 1),
+            });
+        }
         let mut map = json!({
             "Type": "Map",
             "ItemsPath": "$$.Execution.Input.items",
@@ -247,7 +310,7 @@ proptest! {
         actions in prop::collection::vec(any::<u8>(), 0..240),
         stop in prop::bool::weighted(0.1),
     ) {
-        let mut builder = Builder { choices: Choices { bytes: &definition, at: 0 }, names: 0 };
+        let mut builder = Builder { choices: Choices { bytes: &definition, at: 0 }, names: 0, variables: 0 };
         let mut document = builder.scope(0);
         if builder.choices.one_in(4) {
             document["TimeoutSeconds"] = json!(20);
