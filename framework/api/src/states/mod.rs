@@ -1,7 +1,11 @@
 //! The operations of Step Functions, one file per family.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::OnceLock,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
+use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 use stagepost_protocol::{Namespace, Timestamp};
 
@@ -25,6 +29,8 @@ pub(crate) struct Context<'a> {
     pub(crate) api: &'a Api,
     /// Where the caller is: listings and new things are in it. Things that are named by an ARN are where it says.
     pub(crate) namespace: Namespace,
+    /// What the answer's headers say besides: things that the service's answers have no member for.
+    pub(crate) headers: OnceLock<HeaderMap>,
 }
 
 type Answer = Result<Value, ApiError>;

@@ -1,7 +1,15 @@
 //! Tasks: workers that poll for them, and what becomes of them.
 
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
-use stagepost_protocol::{Report, ReportOutcome, TaskToken, shard::Reply};
+use stagepost_protocol::{
+    Report, ReportOutcome, TaskMessage, TaskToken,
+    message::{
+        HEADER_ATTEMPT, HEADER_DEADLINE, HEADER_EXECUTION, HEADER_HEARTBEAT, HEADER_IDEMPOTENCY_KEY,
+        HEADER_STATE,
+    },
+    shard::Reply,
+};
 
 use super::{Answer, Context, activities, executions::unexpected, names, nothing};
 use crate::wire::{
@@ -27,9 +35,35 @@ pub(super) async fn get_activity_task(cx: &Context<'_>, mut m: Members<'_>) -> A
         () = cx.api.closed() => None,
     };
     Ok(match task {
-        Some(task) => json!({ "taskToken": task.token.as_str(), "input": task.input.as_str() }),
+        Some(task) => {
+            // Nobody else sets them.
+            let _ = cx.headers.set(task_headers(&task));
+            json!({ "taskToken": task.token.as_str(), "input": task.input.as_str() })
+        }
         None => json!({ "taskToken": null }),
     })
+}
+
+/// What the task message says of the attempt and the service's answer has no member for. A text that no header can
+/// carry, such as a state's name that is not ASCII, is left out.
+fn task_headers(task: &TaskMessage) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut header = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    header(HEADER_ATTEMPT, &task.attempt.to_string());
+    header(HEADER_EXECUTION, &task.execution);
+    header(HEADER_STATE, &task.state);
+    header(HEADER_IDEMPOTENCY_KEY, &task.idempotency_key);
+    if let Some(deadline) = task.deadline {
+        header(HEADER_DEADLINE, &deadline.as_millis().to_string());
+    }
+    if let Some(heartbeat) = task.heartbeat_millis {
+        header(HEADER_HEARTBEAT, &heartbeat.to_string());
+    }
+    headers
 }
 
 /// SendTaskSuccess.

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::{body::Body, http::Request};
 use serde_json::{Value, json};
 use stagepost_broker::{Broker, in_process::InProcessBroker};
 use stagepost_coordinator::{Client, Coordinator, Options, Parts, installation_token_key};
@@ -157,5 +158,41 @@ async fn a_poller_that_went_away_takes_no_task() {
     s.ok("StartExecution", json!({ "stateMachineArn": machine, "input": "5" })).await;
     let task = s.ok("GetActivityTask", poll).await;
     assert_eq!(task["input"], "5");
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_polled_task_says_which_attempt_it_is() {
+    let Whole { server: s, coordinator } = whole().await;
+    let activity = s.activity("charge").await;
+    let retry = json!([{ "ErrorEquals": ["Busy"], "IntervalSeconds": 1, "MaxAttempts": 1 }]);
+    let definition = json!({
+        "StartAt": "T",
+        "States": {
+            "T": { "Type": "Task", "Resource": activity, "TimeoutSeconds": 60, "Retry": retry, "End": true }
+        }
+    });
+    let create = json!({ "name": "m", "definition": definition.to_string(), "roleArn": ROLE });
+    let machine = s.ok("CreateStateMachine", create).await["stateMachineArn"].clone();
+    let start = json!({ "stateMachineArn": machine, "name": "one" });
+    let execution = s.ok("StartExecution", start).await["executionArn"].clone();
+
+    let mut keys = Vec::new();
+    for attempt in ["1", "2"] {
+        let request = Request::post("/")
+            .header("X-Amz-Target", "AWSStepFunctions.GetActivityTask")
+            .body(Body::from(json!({ "activityArn": activity }).to_string()))
+            .unwrap();
+        let (_, headers, body) = s.send(request).await;
+        assert_eq!(headers["stagepost-attempt"], attempt);
+        assert_eq!(headers["stagepost-execution"], execution.as_str().unwrap());
+        assert_eq!(headers["stagepost-state"], "T");
+        assert!(headers.contains_key("stagepost-deadline") && !headers.contains_key("stagepost-heartbeat"));
+        keys.push(headers["stagepost-idempotency-key"].clone());
+        let task: Value = serde_json::from_str(&body).unwrap();
+        s.ok("SendTaskFailure", json!({ "taskToken": task["taskToken"], "error": "Busy" })).await;
+    }
+    assert_eq!(keys[0], keys[1]);
+    assert_eq!(ended(&s, &execution).await["status"], "FAILED");
     coordinator.shutdown().await;
 }

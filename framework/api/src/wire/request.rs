@@ -1,6 +1,9 @@
 //! One request from its headers to its answer.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use axum::{
     body::{Body, to_bytes},
@@ -60,7 +63,10 @@ fn unknown(target: &str) -> ApiError {
     ApiError::new(Code::UnknownOperationException, message)
 }
 
-async fn run(api: &Api, operation: &'static str, headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
+/// An operation's answer, and the headers that go with it.
+type Answered = Result<(Value, HeaderMap), ApiError>;
+
+async fn run(api: &Api, operation: &'static str, headers: &HeaderMap, body: Body) -> Answered {
     // What fails here but the size is a client that went away and reads no answer.
     let body = to_bytes(body, limits::REQUEST_BYTES_MAX).await.map_err(|_| {
         let max = limits::REQUEST_BYTES_MAX;
@@ -69,7 +75,9 @@ async fn run(api: &Api, operation: &'static str, headers: &HeaderMap, body: Body
     })?;
     let members = members(&body)?;
     let namespace = authorization::namespace(headers, &api.options.namespace);
-    states::run(&Context { api, namespace }, operation, &members).await
+    let cx = Context { api, namespace, headers: OnceLock::new() };
+    let answer = states::run(&cx, operation, &members).await?;
+    Ok((answer, cx.headers.into_inner().unwrap_or_default()))
 }
 
 fn members(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
@@ -84,14 +92,15 @@ fn members(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
     }
 }
 
-fn respond(result: Result<Value, ApiError>, request_id: &str) -> Response {
-    let (status, body, error_type) = match result {
-        Ok(value) => (StatusCode::OK, value, None),
-        Err(error) => (error.code.status(), error.body(), Some(error.code.as_str())),
+fn respond(result: Answered, request_id: &str) -> Response {
+    let (status, body, more, error_type) = match result {
+        Ok((value, more)) => (StatusCode::OK, value, more, None),
+        Err(error) => (error.code.status(), error.body(), HeaderMap::new(), Some(error.code.as_str())),
     };
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    headers.extend(more);
     headers.insert(CONTENT_TYPE, JSON_1_0);
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, id);
