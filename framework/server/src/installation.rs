@@ -149,6 +149,18 @@ impl Installation {
         self.coordinator.as_ref().map(Coordinator::metrics)
     }
 
+    /// Ends when a part of this installation's coordinator has failed, with the part's name: let the process end
+    /// with an error, so that what supervises it starts a whole one. Never ends while all is well.
+    pub fn failed(&self) -> impl Future<Output = &'static str> + Send + use<> {
+        let failed = self.coordinator.as_ref().map(Coordinator::failed);
+        async move {
+            match failed {
+                Some(failed) => failed.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Serves HTTP at an address until [`Installation::shutdown`]: the API, if that is a role, and `/healthz`,
     /// `/readyz` and `/metrics`. Port 0 takes a free one; the address that is listened on is returned.
     pub async fn serve(&mut self, address: SocketAddr) -> Result<SocketAddr, OpenError> {

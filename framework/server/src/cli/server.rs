@@ -108,14 +108,23 @@ async fn run(
         }
     };
     ready(installation.settings(), address);
-    signal().await;
+    let failed = tokio::select! {
+        part = installation.failed() => Some(part),
+        () = signal() => None,
+    };
     tracing::info!("shutting down; once more ends at once");
     tokio::select! {
-        () = installation.shutdown() => {
+        () = installation.shutdown() => {}
+        () = signal() => return Ok(ExitCode::from(INTERRUPTED)),
+    }
+    match failed {
+        None => {
             tracing::info!("bye");
             Ok(ExitCode::SUCCESS)
         }
-        () = signal() => Ok(ExitCode::from(INTERRUPTED)),
+        Some(part) => Err(Failure::server(format!("the coordinator's {part} failed")).with_hint(
+            "start it again: nothing is lost; the log above says what happened, please report it",
+        )),
     }
 }
 
