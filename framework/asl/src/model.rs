@@ -107,6 +107,63 @@ impl State {
             .chain(choices.iter().filter_map(|c| c.assign.as_ref()));
         templates.flat_map(Template::names)
     }
+
+    /// The names of the variables that its paths start from. Of a state in JSONata nothing: what is a variable there
+    /// and what a function or a name of the expression's own cannot be told.
+    pub fn named_variables(&self) -> Vec<&str> {
+        if self.query_language == QueryLanguage::Jsonata {
+            return Vec::new();
+        }
+        let mut paths: Vec<&Path> = Vec::new();
+        for path in [&self.input_path, &self.output_path] {
+            if let DataPath::Path(path) = path {
+                paths.push(path);
+            }
+        }
+        let mut templates: Vec<&Template> = self.assign.iter().collect();
+        let mut names: Vec<&str> = Vec::new();
+        match &self.kind {
+            StateKind::Task(task) => {
+                templates
+                    .extend(task.parameters.iter().chain(&task.result_selector).chain(&task.credentials));
+                paths.extend(
+                    task.timeout_seconds.iter().chain(&task.heartbeat_seconds).filter_map(Number::path),
+                );
+            }
+            StateKind::Pass(pass) => templates.extend(&pass.parameters),
+            StateKind::Choice(choice) => {
+                names.extend(choice.choices.iter().flat_map(|choice| choice.rule.variables()));
+                templates.extend(choice.choices.iter().filter_map(|choice| choice.assign.as_ref()));
+            }
+            StateKind::Wait(wait) => {
+                if let WaitUntil::SecondsPath(path) | WaitUntil::TimestampPath(path) = &wait.until {
+                    paths.push(path);
+                }
+            }
+            StateKind::Succeed => {}
+            StateKind::Fail(fail) => {
+                for text in fail.error.iter().chain(&fail.cause) {
+                    match text {
+                        Text::Path(path) => paths.push(path),
+                        Text::Intrinsic(call) => paths.extend(call.paths()),
+                        Text::Fixed(_) | Text::Query(_) => {}
+                    }
+                }
+            }
+            StateKind::Parallel(parallel) => {
+                templates.extend(parallel.parameters.iter().chain(&parallel.result_selector));
+            }
+            StateKind::Map(map) => {
+                templates.extend(map.item_selector.iter().chain(&map.result_selector));
+                paths.extend(&map.items_path);
+                let numbers = map.max_concurrency.iter().chain(&map.tolerated_failure_count);
+                paths.extend(numbers.chain(&map.tolerated_failure_percentage).filter_map(Number::path));
+            }
+        }
+        names.extend(paths.into_iter().filter_map(Path::variable));
+        names.extend(templates.into_iter().flat_map(Template::variables));
+        names
+    }
 }
 
 /// `InputPath` or `OutputPath`.
@@ -231,6 +288,15 @@ pub enum Number {
     Path(Path),
     /// `TimeoutSeconds` with a JSONata expression.
     Query(Template),
+}
+
+impl Number {
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Number::Path(path) => Some(path),
+            Number::Fixed(_) | Number::Query(_) => None,
+        }
+    }
 }
 
 /// A text that is written in the definition or computed from the data.

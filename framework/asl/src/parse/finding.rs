@@ -32,6 +32,8 @@ pub mod codes {
     pub const NO_DOLLAR: &str = "NO_DOLLAR";
     /// Warning: the `Result` of a Pass state is never evaluated.
     pub const STATIC_RESULT: &str = "PASS_RESULT_IS_STATIC";
+    /// Warning, ours: a path starts from a variable that no state assigns.
+    pub const UNASSIGNED_VARIABLE: &str = "UNASSIGNED_VARIABLE";
     /// Warning, ours: a service integration that nobody is known to serve.
     pub const UNKNOWN_SERVICE: &str = "UNKNOWN_SERVICE";
 }

@@ -12,7 +12,7 @@ use super::{
     finding::{Finding, NOT_AN_OBJECT, Severity, codes},
     graph::Scope,
     json,
-    node::{COUNT_MAX, Findings, Node},
+    node::{CANDIDATES_MAX, COUNT_MAX, Findings, Node},
     states,
 };
 use crate::model::{DataPath, QueryLanguage, State, StateIndex, StateMachine};
@@ -75,6 +75,9 @@ impl Parser {
         self.query_language = self.language(node).unwrap_or_default();
         let start_at = self.scope(node);
         let states: Option<Vec<State>> = std::mem::take(&mut self.states).into_iter().collect();
+        if let Some(states) = &states {
+            self.warn_about_unassigned_variables(states);
+        }
         Some(StateMachine {
             comment,
             query_language: self.query_language,
@@ -113,6 +116,24 @@ impl Parser {
         self.assigned.pop();
         scope.check(&mut self.findings, node, start);
         start
+    }
+
+    fn warn_about_unassigned_variables(&mut self, states: &[State]) {
+        let assigned: HashSet<&str> = states.iter().flat_map(State::assigned_names).collect();
+        for state in states {
+            let mut unknown: Vec<&str> = state.named_variables();
+            unknown.retain(|name| !assigned.contains(name));
+            unknown.sort_unstable();
+            unknown.dedup();
+            for name in unknown {
+                let candidates: Vec<&str> = assigned.iter().copied().take(CANDIDATES_MAX + 1).collect();
+                let help = self.findings.near_match(name, &candidates);
+                let message = format!("No state assigns the variable '${name}'");
+                let pointer = state.pointer.as_str();
+                self.findings.add(Severity::Warning, codes::UNASSIGNED_VARIABLE, pointer, message).help =
+                    help;
+            }
+        }
     }
 
     /// Notes the variables that the states of a scope assign. Those of the scopes around it can be read but not

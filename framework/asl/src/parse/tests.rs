@@ -752,6 +752,17 @@ fn variables_have_names_and_scopes() {
         ),
         (nested("inner"), &[]),
         (
+            machine(
+                r#""S": {"Type": "Pass", "Assign": {"total": 1, "x.$": "$total"}, "Next": "C"}, "C": {"Type": "Choice",
+                "Choices": [{"Variable": "$totl", "IsPresent": true, "Next": "D"}], "Default": "D"},
+                "D": {"Type": "Pass", "Parameters": {"a.$": "States.Array($total, $none)"}, "End": true}"#,
+            ),
+            &[
+                "UNASSIGNED_VARIABLE /States/C: No state assigns the variable '$totl'",
+                "UNASSIGNED_VARIABLE /States/D: No state assigns the variable '$none'",
+            ],
+        ),
+        (
             nested("outer"),
             &[
                 "SCHEMA_VALIDATION_FAILED /States/P/Branches/0/States/I/Assign: The variable 'outer' is assigned in an outer scope",

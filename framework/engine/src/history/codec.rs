@@ -649,6 +649,22 @@ mod tests {
     }
 
     #[test]
+    fn texts_from_before_variables_and_expressions_are_read() {
+        let events = decode(r#"[3,10,[28,0,2,0,null],[7,0,7,"M",[1],1]]"#).unwrap();
+        let started = EventKind::MapStateStarted {
+            length: 2,
+            max_concurrency: 0,
+            tolerated_failures: None,
+            items: None,
+        };
+        assert_eq!(events[0].kind, started);
+        let EventKind::StateExited { assigned, last: true, .. } = &events[1].kind else {
+            panic!("{events:?}")
+        };
+        assert_eq!(assigned, &[]);
+    }
+
+    #[test]
     fn damaged_texts_are_refused() {
         for bad in
             ["", "{}", "[1]", "[1,2,[99,0]]", "[1,2,[2,0,0]]", "[1,2,[2,0,[1,2]]]", "[1,2,[30,0,1]]", "[] []"]
