@@ -6,10 +6,14 @@ use quote::quote;
 use syn::FnArg;
 
 use crate::function::Function;
+use crate::methods;
 use crate::options::Options;
 
 /// Expands the attribute on whatever item it was put on.
 pub(crate) fn expand(arguments: TokenStream, item: &TokenStream) -> TokenStream {
+    if methods::is_impl(item) {
+        return methods::expand(&arguments, item);
+    }
     match syn::parse2::<Function>(item.clone()) {
         Ok(function) => expand_function(arguments, &function, item),
         Err(error) => not_a_function(item, &error),
@@ -18,7 +22,7 @@ pub(crate) fn expand(arguments: TokenStream, item: &TokenStream) -> TokenStream 
 
 /// Emits the item as it is, beside the error, so that the error stands alone.
 fn not_a_function(item: &TokenStream, error: &syn::Error) -> TokenStream {
-    let message = format!("`#[activity]` goes on an `async fn`: {error}");
+    let message = format!("`#[activity]` goes on an `async fn` or an `impl` block: {error}");
     let error = syn::Error::new(error.span(), message).into_compile_error();
     quote!(#error #item)
 }
@@ -30,8 +34,8 @@ fn expand_function(arguments: TokenStream, function: &Function, item: &TokenStre
     if let Some(FnArg::Receiver(receiver)) = function.signature.inputs.first() {
         errors.push(syn::Error::new_spanned(
             receiver,
-            "an activity is a plain function without `self`: move it out of the impl block and take what it needs as \
-             `State<T>`",
+            "a method is an activity only in an impl block that has `#[activity]` itself: write it above `impl` too, or \
+             make the method a plain function and take what it needs as `State<T>`",
         ));
         // Nothing else can stand beside a method.
         let errors = errors.into_iter().map(syn::Error::into_compile_error);
@@ -45,7 +49,7 @@ fn expand_function(arguments: TokenStream, function: &Function, item: &TokenStre
     let option_values = options.expand();
     let (requirements, run) = if errors.is_empty() {
         let callee = quote!(#ident);
-        (parameters.requirements(), parameters.call(function, &callee, options.blocking.is_some()))
+        (parameters.requirements(), parameters.call(function, &callee, None, options.blocking.is_some()))
     } else {
         (quote!(::stagepost::private::Vec::new()), quote!(::stagepost::private::dummy()))
     };

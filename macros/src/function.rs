@@ -190,23 +190,30 @@ impl Parameters {
         }
     }
 
-    /// The body of `run`: takes the parameters out of `task`, calls `callee` and encodes what it returns.
-    pub(crate) fn call(&self, function: &Function, callee: &TokenStream, blocking: bool) -> TokenStream {
-        let mut names = Vec::new();
+    /// The body of `run`: takes the parameters out of `task`, calls `callee` with them, after the receiver if there
+    /// is one, and encodes what it returns.
+    pub(crate) fn call(
+        &self,
+        function: &Function,
+        callee: &TokenStream,
+        receiver: Option<&TokenStream>,
+        blocking: bool,
+    ) -> TokenStream {
+        let mut arguments: Vec<TokenStream> = receiver.cloned().into_iter().collect();
         let mut takes = Vec::new();
         for (i, ty) in self.extractors.iter().enumerate() {
             let name = format_ident!("parameter_{}", i);
             takes.push(quote_spanned! {ty.span()=>
                 let #name = <#ty as ::stagepost::private::Extract>::extract(&task)?;
             });
-            names.push(name);
+            arguments.push(name.into_token_stream());
         }
         if let Some(ty) = &self.input {
             let name = format_ident!("input");
             takes.push(quote_spanned! {ty.span()=>
                 let #name = ::stagepost::private::input::<#ty>(&task)?;
             });
-            names.push(name);
+            arguments.push(name.into_token_stream());
         }
         // The function's own span: an error about what it returns points at its return type.
         let returned = match &function.signature.output {
@@ -214,9 +221,9 @@ impl Parameters {
             ReturnType::Default => function.signature.ident.span(),
         };
         let call = if blocking {
-            quote_spanned!(returned=> ::stagepost::private::blocking(move || #callee(#(#names),*)).await)
+            quote_spanned!(returned=> ::stagepost::private::blocking(move || #callee(#(#arguments),*)).await)
         } else {
-            quote!(#callee(#(#names),*).await)
+            quote!(#callee(#(#arguments),*).await)
         };
         let finish = match function.result_types() {
             // The types' own spans: an error about one of them points at it.

@@ -7,11 +7,12 @@
 mod activity;
 mod derive;
 mod function;
+mod methods;
 mod options;
 
 use proc_macro::TokenStream;
 
-/// Makes an activity of an async function, or of a blocking one. See the `stagepost` crate for its options.
+/// Makes an activity of an async function, or of a blocking one; on an impl block, of its methods. See the `stagepost` crate for its options.
 #[proc_macro_attribute]
 pub fn activity(arguments: TokenStream, item: TokenStream) -> TokenStream {
     activity::expand(arguments.into(), &item.into()).into()

@@ -3,6 +3,7 @@
 //! nowhere else.
 
 pub mod error_names;
+pub mod http;
 pub mod id;
 pub mod limits;
 pub mod message;

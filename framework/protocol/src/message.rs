@@ -30,6 +30,8 @@ pub const HEADER_FAIRNESS_KEY: &str = "stagepost-fairness-key";
 pub const HEADER_REASON: &str = "stagepost-reason";
 /// Header of a dead letter: the queue that the message came from.
 pub const HEADER_SOURCE: &str = "stagepost-source";
+/// Header of a GetActivityTask request over HTTP: how long the server may hold it at the most, in milliseconds.
+pub const HEADER_WAIT: &str = "stagepost-wait";
 /// Header: W3C trace context.
 pub const HEADER_TRACEPARENT: &str = "traceparent";
 

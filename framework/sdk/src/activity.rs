@@ -190,7 +190,7 @@ pub fn dummy() -> Run {
     Box::pin(std::future::pending())
 }
 
-/// An activity as a worker knows it. Made by [`activities!`](crate::activities).
+/// An activity as a worker knows it. Made by [`activities!`](crate::activities) and [`Activities`].
 #[derive(Clone)]
 pub struct Registration {
     pub(crate) name: &'static str,
@@ -237,6 +237,97 @@ impl fmt::Debug for Registration {
             .field("name", &self.name)
             .field("options", &self.options)
             .finish_non_exhaustive()
+    }
+}
+
+/// A [`Registration`] of its parts, for `#[activity]` on an impl block.
+pub fn registration(
+    name: &'static str,
+    options: Options,
+    requirements: Vec<Requirement>,
+    run: impl Fn(Task) -> Run + Send + Sync + 'static,
+) -> Registration {
+    Registration::new(name, options, requirements, run)
+}
+
+/// A type whose methods are activities: implemented by `#[activity]` on its impl block, of which a type has one.
+///
+/// The attribute has the name of that on functions, for Rust lets no attribute stand beside a macro of the same name,
+/// and [`activities!`](crate::activities) is one.
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+/// use stagepost::{Activities, Context, Failure, Worker, activity};
+///
+/// struct Counter { total: AtomicU64 }
+///
+/// #[activity]
+/// impl Counter {
+///     /// Adds to the total.
+///     #[activity(timeout = "5s", idempotent)]
+///     async fn add(&self, cx: Context, amount: u64) -> Result<u64, Failure> {
+///         cx.check_cancelled()?;
+///         Ok(self.total.fetch_add(amount, Ordering::Relaxed) + amount)
+///     }
+///
+///     #[activity(name = "reset-total", blocking)]
+///     fn reset(self: Arc<Self>) -> Result<(), Failure> {
+///         self.total.store(0, Ordering::Relaxed);
+///         Ok(())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let counter = Arc::new(Counter { total: AtomicU64::new(0) });
+/// let worker = Worker::connect("amqp://localhost").register(Arc::clone(&counter)); // or register(counter) by value
+/// # let _ = worker;
+///
+/// // The methods stay what they were: a test calls them.
+/// assert_eq!(counter.add(Context::for_test().build(), 5).await.unwrap(), 5);
+/// let names: Vec<_> = counter.registrations().iter().map(|r| r.name().to_owned()).collect();
+/// assert_eq!(names, ["add", "reset-total"]);
+/// # }
+/// ```
+pub trait Activities: Send + Sync + 'static {
+    /// Its activities, each with the value.
+    fn registrations(self: Arc<Self>) -> Vec<Registration>;
+}
+
+/// What [`Worker::register`](crate::Worker::register) takes: `activities![…]`, or a value (or an `Arc` of one) whose
+/// methods are activities.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no activities to register",
+    label = "no activities",
+    note = "functions with `#[activity]` are registered by name, as in `register(activities![charge_card])`",
+    note = "a value is registered if the impl block of its type has `#[activity]`, and its activities too"
+)]
+pub trait Register {
+    /// The activities.
+    fn into_registrations(self) -> Vec<Registration>;
+}
+
+impl<const N: usize> Register for [Registration; N] {
+    fn into_registrations(self) -> Vec<Registration> {
+        self.into()
+    }
+}
+
+impl Register for Vec<Registration> {
+    fn into_registrations(self) -> Vec<Registration> {
+        self
+    }
+}
+
+impl<T: Activities> Register for Arc<T> {
+    fn into_registrations(self) -> Vec<Registration> {
+        self.registrations()
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Activities> Register for T {
+    fn into_registrations(self) -> Vec<Registration> {
+        Arc::new(self).registrations()
     }
 }
 

@@ -60,6 +60,12 @@
 //!   makes one of any [`std::error::Error`]. An output of more than 256 KiB fails with `States.DataLimitExceeded`.
 //! * **A panic** fails the attempt with `Stagepost.ActivityPanicked`; the worker goes on.
 //!
+//! # Methods
+//!
+//! Activities that belong together can be the methods of a type, which then is their state: `#[activity]` on the impl
+//! block and on each of them, `&self` (or `self: Arc<Self>`) before the other parameters, and
+//! `Worker::register(value)`. See [`Activities`] for an example.
+//!
 //! # The options of `#[activity(…)]`
 //!
 //! | option | meaning | default |
@@ -91,7 +97,8 @@ pub use stagepost_macros::{ActivityError, activity};
 pub use stagepost_protocol::Namespace;
 
 pub use activity::{
-    Activity, ActivityResult, Extract, Input, Options, Output, Registration, Requirement, Run, Task,
+    Activities, Activity, ActivityResult, Extract, Input, Options, Output, Register, Registration,
+    Requirement, Run, Task,
 };
 pub use context::Context;
 pub use failure::{ActivityError, Cancelled, Failure};

@@ -5,9 +5,11 @@ pub use core::primitive::str;
 pub use core::time::Duration;
 pub use std::borrow::Cow;
 pub use std::boxed::Box;
+pub use std::sync::Arc;
 pub use std::vec::Vec;
 
 pub use crate::activity::{
-    Activity, ActivityResult, Extract, Options, Requirement, Run, Task, blocking, dummy, encode, input,
+    Activities, Activity, ActivityResult, Extract, Options, Registration, Requirement, Run, Task, blocking,
+    dummy, encode, input, registration,
 };
 pub use crate::failure::ActivityError;

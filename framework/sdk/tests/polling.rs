@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ impl Server {
                     async move {
                         let target = request.headers()["x-amz-target"].to_str().unwrap().to_owned();
                         assert_eq!(request.headers()["content-type"], "application/x-amz-json-1.0");
+                        assert_eq!(request.headers()["stagepost-wait"], "5000");
                         let operation = target.strip_prefix("AWSStepFunctions.").unwrap().to_owned();
                         let body = request.into_body().collect().await.unwrap().to_bytes();
                         let body: Value = serde_json::from_slice(&body).unwrap();
@@ -61,6 +63,7 @@ impl Server {
                         } else if operation == "CreateActivity" {
                             json!({"activityArn": format!("arn:{}", body["name"].as_str().unwrap()), "creationDate": 1.5})
                         } else if operation == "GetActivityTask" {
+                            called.send(("a poll begins".to_owned(), Value::Null)).await.unwrap();
                             // A short long poll.
                             let next = async { waiting.lock().await.recv().await };
                             match tokio::time::timeout(Duration::from_millis(600), next).await {
@@ -163,6 +166,91 @@ async fn polled_tasks_are_run_and_answered() {
     assert_eq!(failed, json!({"taskToken": "b", "error": "Zero", "cause": "nothing to double"}));
     server.task("c", "{").await;
     assert_eq!(server.call("SendTaskFailure").await["error"], "Stagepost.InvalidInput");
+    worker.stop().await;
+}
+
+#[activity]
+async fn tells(cx: Context) -> Result<(u32, String, String, String, bool), Failure> {
+    let words = |text: &str| text.to_owned();
+    let limited = cx.deadline().is_some();
+    Ok((cx.attempt(), words(cx.execution()), words(cx.state()), words(cx.idempotency_key()), limited))
+}
+
+#[tokio::test]
+async fn the_headers_of_the_answer_fill_the_context() {
+    let mut server = Server::start().await;
+    let worker = start(Worker::connect(&server.url).register(activities![tells]));
+    let headers = [
+        ("stagepost-attempt", "3"),
+        ("stagepost-execution", "arn:aws:states:us-east-1:000000000000:execution:m:%C3%A9"),
+        ("stagepost-state", "Charge%20the%20card%0A100%25"),
+        ("stagepost-idempotency-key", "e/7"),
+        ("stagepost-deadline", "99999999999999"),
+    ];
+    let headers = headers.map(|(name, value)| (name, value.to_owned())).to_vec();
+    server.tasks.send((json!({"taskToken": "a", "input": "{}"}), headers)).await.unwrap();
+    let told: Value =
+        serde_json::from_str(server.call("SendTaskSuccess").await["output"].as_str().unwrap()).unwrap();
+    let execution = "arn:aws:states:us-east-1:000000000000:execution:m:é";
+    assert_eq!(told, json!([3, execution, "Charge the card\n100%", "e/7", true]));
+
+    // A server that says nothing of it.
+    server.task("b", "{}").await;
+    let told = server.call("SendTaskSuccess").await;
+    assert_eq!(told["output"], r#"[1,"","","b",false]"#);
+    worker.stop().await;
+}
+
+struct Till {
+    total: AtomicU64,
+}
+
+#[activity]
+impl Till {
+    #[activity]
+    async fn put(&self, amount: u64) -> Result<u64, Failure> {
+        Ok(self.total.fetch_add(amount, Ordering::Relaxed) + amount)
+    }
+}
+
+#[tokio::test]
+async fn the_methods_of_one_value_share_it() {
+    let mut server = Server::start().await;
+    let till = Arc::new(Till { total: AtomicU64::new(1) });
+    let worker = start(Worker::connect(&server.url).register(Arc::clone(&till)));
+    assert_eq!(server.call("CreateActivity").await, json!({"name": "put"}));
+    for (token, output) in [("a", "3"), ("b", "5")] {
+        server.task(token, "2").await;
+        let done = server.call("SendTaskSuccess").await;
+        assert_eq!(done, json!({"taskToken": token, "output": output}));
+    }
+    worker.stop().await;
+    assert_eq!(till.total.load(Ordering::Relaxed), 5);
+}
+
+/// A task that the server hands out after the worker was told to stop is done, not lost.
+#[tokio::test]
+async fn a_stop_waits_for_the_polls_under_way() {
+    let mut server = Server::start().await;
+    let worker = start(Worker::connect(&server.url).concurrency(1).register(activities![double]));
+    server.task("a", "1").await;
+    server.call("SendTaskSuccess").await;
+    // The one slot is free again, so the worker polls, for 600 ms.
+    server.call("a poll begins").await;
+    worker.stop.send(()).unwrap();
+    server.task("b", "2").await;
+    let stopped = tokio::time::timeout(PATIENCE, worker.task).await.expect("the worker stops");
+    stopped.unwrap().unwrap();
+    assert_eq!(server.call("SendTaskSuccess").await["taskToken"], "b");
+}
+
+/// Whoever is in a hurry waits for no poll.
+#[tokio::test]
+async fn without_grace_polls_are_cut_off() {
+    let mut server = Server::start().await;
+    let worker =
+        start(Worker::connect(&server.url).shutdown_grace(Duration::ZERO).register(activities![double]));
+    server.call("CreateActivity").await;
     worker.stop().await;
 }
 

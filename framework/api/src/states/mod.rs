@@ -1,9 +1,6 @@
 //! The operations of Step Functions, one file per family.
 
-use std::{
-    sync::OnceLock,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
@@ -29,11 +26,25 @@ pub(crate) struct Context<'a> {
     pub(crate) api: &'a Api,
     /// Where the caller is: listings and new things are in it. Things that are named by an ARN are where it says.
     pub(crate) namespace: Namespace,
-    /// What the answer's headers say besides: things that the service's answers have no member for.
-    pub(crate) headers: OnceLock<HeaderMap>,
+    /// The headers of the request.
+    pub(crate) headers: &'a HeaderMap,
 }
 
 type Answer = Result<Value, ApiError>;
+
+/// What an operation answers.
+pub(crate) struct Answered {
+    /// The members.
+    pub(crate) body: Value,
+    /// Headers that only our own clients look at, with values that are visible ASCII.
+    pub(crate) headers: Vec<(&'static str, String)>,
+}
+
+impl From<Value> for Answered {
+    fn from(body: Value) -> Answered {
+        Answered { body, headers: Vec::new() }
+    }
+}
 
 macro_rules! operations {
     ($($name:literal => $function:path,)*) => {
@@ -46,10 +57,10 @@ macro_rules! operations {
         }
 
         /// Runs an operation that [`operation`] returned.
-        pub(crate) async fn run(cx: &Context<'_>, operation: &str, members: &Map<String, Value>) -> Answer {
+        pub(crate) async fn run(cx: &Context<'_>, operation: &str, members: &Map<String, Value>) -> Result<Answered, ApiError> {
             let members = Members::new(members);
             match operation {
-                $($name => $function(cx, members).await,)*
+                $($name => Ok(Answered::from($function(cx, members).await?)),)*
                 other => Err(ApiError::internal(format!("'{other}' is in no table of operations"))),
             }
         }

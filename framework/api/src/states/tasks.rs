@@ -1,17 +1,11 @@
 //! Tasks: workers that poll for them, and what becomes of them.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::json;
-use stagepost_protocol::{
-    Report, ReportOutcome, TaskMessage, TaskToken,
-    message::{
-        HEADER_ATTEMPT, HEADER_DEADLINE, HEADER_EXECUTION, HEADER_HEARTBEAT, HEADER_IDEMPOTENCY_KEY,
-        HEADER_STATE,
-    },
-    shard::Reply,
-};
+use std::time::Duration;
 
-use super::{Answer, Context, activities, executions::unexpected, names, nothing};
+use serde_json::json;
+use stagepost_protocol::{Report, ReportOutcome, TaskToken, http, message::HEADER_WAIT, shard::Reply};
+
+use super::{Answer, Answered, Context, activities, executions::unexpected, names, nothing};
 use crate::wire::{
     ApiError, Code, Members, Text, json as json_text,
     members::{ARN, CAUSE, DATA, ERROR, NAME},
@@ -21,49 +15,31 @@ const TOKEN: Text = Text::sensitive(1, 2048);
 
 /// GetActivityTask: a long poll. A client that goes away while it waits loses no task: this future is dropped
 /// then, and with it the delivery goes back. What was announced as started and could not be sent is lost to this
-/// worker and ends by the task's timeout or heartbeat, as with the service.
-pub(super) async fn get_activity_task(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
+/// worker and ends by the task's timeout or heartbeat, as with the service. A worker that is going to stop avoids
+/// that: its header `stagepost-wait` asks for a shorter poll, which it can wait for.
+///
+/// The headers of the answer tell a worker of ours what the members do not: the attempt's number, the execution, the
+/// state, the idempotency key and the limits.
+pub(super) async fn get_activity_task(cx: &Context<'_>, mut m: Members<'_>) -> Result<Answered, ApiError> {
     let arn = m.required_text("activityArn", ARN);
     let worker = m.text("workerName", NAME);
     m.finish()?;
     let arn = names::activity(arn)?;
     worker.map_or(Ok(()), names::name)?;
     activities::find(cx, &arn).await?;
-    let wait = cx.api.options.activity_poll;
+    let asked = cx.headers.get(HEADER_WAIT).and_then(|value| value.to_str().ok()?.parse().ok());
+    let wait = cx.api.options.activity_poll.min(asked.map_or(Duration::MAX, Duration::from_millis));
     let task = tokio::select! {
         task = cx.api.commands.poll_activity(&arn.namespace, &arn.name, worker, wait) => task?,
         () = cx.api.closed() => None,
     };
     Ok(match task {
-        Some(task) => {
-            // Nobody else sets them.
-            let _ = cx.headers.set(task_headers(&task));
-            json!({ "taskToken": task.token.as_str(), "input": task.input.as_str() })
-        }
-        None => json!({ "taskToken": null }),
+        Some(task) => Answered {
+            body: json!({ "taskToken": task.token.as_str(), "input": task.input.as_str() }),
+            headers: http::task_headers(&task),
+        },
+        None => json!({ "taskToken": null }).into(),
     })
-}
-
-/// What the task message says of the attempt and the service's answer has no member for. A text that no header can
-/// carry, such as a state's name that is not ASCII, is left out.
-fn task_headers(task: &TaskMessage) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let mut header = |name: &'static str, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    header(HEADER_ATTEMPT, &task.attempt.to_string());
-    header(HEADER_EXECUTION, &task.execution);
-    header(HEADER_STATE, &task.state);
-    header(HEADER_IDEMPOTENCY_KEY, &task.idempotency_key);
-    if let Some(deadline) = task.deadline {
-        header(HEADER_DEADLINE, &deadline.as_millis().to_string());
-    }
-    if let Some(heartbeat) = task.heartbeat_millis {
-        header(HEADER_HEARTBEAT, &heartbeat.to_string());
-    }
-    headers
 }
 
 /// SendTaskSuccess.

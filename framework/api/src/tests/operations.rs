@@ -1,7 +1,11 @@
 //! What operations do when nothing is wrong.
 
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
 use serde_json::{Value, json};
-use stagepost_protocol::{Payload, ReportOutcome, TaskMessage, TaskToken};
+use stagepost_protocol::{Payload, ReportOutcome, TaskMessage, TaskToken, Timestamp};
 
 use super::{BASE, FAIL, PASS, ROLE, Server};
 
@@ -166,6 +170,49 @@ async fn an_activity_is_created_polled_answered_and_deleted() {
     assert_eq!(s.ok("DeleteActivity", json!({ "activityArn": arn })).await, json!({}));
     assert_eq!(s.ok("DeleteActivity", json!({ "activityArn": arn })).await, json!({}));
     assert_eq!(s.code("GetActivityTask", json!({ "activityArn": arn })).await, "ActivityDoesNotExist");
+}
+
+/// What the SDK's worker reads of a task: an SDK of AWS looks at none of these headers.
+#[tokio::test]
+async fn the_headers_of_a_polled_task_tell_its_attempt() {
+    let s = Server::new();
+    let arn = s.activity("charge").await;
+    s.memory.tables().task = Some(TaskMessage {
+        attempt: 2,
+        execution: format!("{BASE}:execution:m:é"),
+        state: "Charge the card\n支付 100%".into(),
+        idempotency_key: "e/7".into(),
+        deadline: Some(Timestamp::from_millis(1_500)),
+        heartbeat_millis: Some(10_000),
+        ..task("token-1", "1")
+    });
+    let poll = |wait: &str| {
+        Request::post("/")
+            .header("X-Amz-Target", "AWSStepFunctions.GetActivityTask")
+            .header("stagepost-wait", wait)
+            .body(Body::from(json!({ "activityArn": arn }).to_string()))
+            .unwrap()
+    };
+    let (status, headers, body) = s.send(poll("10000")).await;
+    assert_eq!((status, body.as_str()), (StatusCode::OK, r#"{"taskToken":"token-1","input":"1"}"#));
+    for (name, value) in [
+        ("stagepost-attempt", "2"),
+        ("stagepost-execution", "arn:aws:states:us-east-1:000000000000:execution:m:%C3%A9"),
+        ("stagepost-state", "Charge%20the%20card%0A%E6%94%AF%E4%BB%98%20100%25"),
+        ("stagepost-idempotency-key", "e/7"),
+        ("stagepost-deadline", "1500"),
+        ("stagepost-heartbeat", "10000"),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    let ours =
+        |headers: &axum::http::HeaderMap| headers.keys().any(|name| name.as_str().starts_with("stagepost-"));
+    // A wait that is none is passed over, as a header that means something else.
+    for wait in ["1", "0", "soon"] {
+        let (status, headers, body) = s.send(poll(wait)).await;
+        assert_eq!((status, body.as_str()), (StatusCode::OK, r#"{"taskToken":null}"#), "{wait}");
+        assert!(!ours(&headers), "{headers:?}");
+    }
 }
 
 fn task(token: &str, input: &str) -> TaskMessage {

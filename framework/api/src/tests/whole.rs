@@ -161,38 +161,37 @@ async fn a_poller_that_went_away_takes_no_task() {
     coordinator.shutdown().await;
 }
 
+/// A worker that polls learns which try of which step it is given, and that two tries are of one step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_polled_task_says_which_attempt_it_is() {
+async fn a_polled_retry_is_the_second_attempt_of_its_step() {
     let Whole { server: s, coordinator } = whole().await;
-    let activity = s.activity("charge").await;
-    let retry = json!([{ "ErrorEquals": ["Busy"], "IntervalSeconds": 1, "MaxAttempts": 1 }]);
-    let definition = json!({
-        "StartAt": "T",
-        "States": {
-            "T": { "Type": "Task", "Resource": activity, "TimeoutSeconds": 60, "Retry": retry, "End": true }
-        }
+    let activity = s.activity("a").await;
+    let retry = json!([{ "ErrorEquals": ["States.ALL"], "IntervalSeconds": 1, "MaxAttempts": 1 }]);
+    let state = json!({
+        "Type": "Task", "Resource": activity, "Retry": retry, "TimeoutSeconds": 60, "HeartbeatSeconds": 30, "End": true
     });
+    let definition = json!({ "StartAt": "Prüfen 1", "States": { "Prüfen 1": state } });
     let create = json!({ "name": "m", "definition": definition.to_string(), "roleArn": ROLE });
     let machine = s.ok("CreateStateMachine", create).await["stateMachineArn"].clone();
-    let start = json!({ "stateMachineArn": machine, "name": "one" });
-    let execution = s.ok("StartExecution", start).await["executionArn"].clone();
+    let started = s.ok("StartExecution", json!({ "stateMachineArn": machine })).await;
 
     let mut keys = Vec::new();
     for attempt in ["1", "2"] {
-        let request = Request::post("/")
+        let poll = Request::post("/")
             .header("X-Amz-Target", "AWSStepFunctions.GetActivityTask")
             .body(Body::from(json!({ "activityArn": activity }).to_string()))
             .unwrap();
-        let (_, headers, body) = s.send(request).await;
+        let (_, headers, body) = s.send(poll).await;
         assert_eq!(headers["stagepost-attempt"], attempt);
-        assert_eq!(headers["stagepost-execution"], execution.as_str().unwrap());
-        assert_eq!(headers["stagepost-state"], "T");
-        assert!(headers.contains_key("stagepost-deadline") && !headers.contains_key("stagepost-heartbeat"));
+        assert_eq!(headers["stagepost-state"], "Pr%C3%BCfen%201");
+        assert_eq!(headers["stagepost-execution"], started["executionArn"].as_str().unwrap());
+        assert_eq!(headers["stagepost-heartbeat"], "30000");
+        assert!(headers.contains_key("stagepost-deadline"));
         keys.push(headers["stagepost-idempotency-key"].clone());
         let task: Value = serde_json::from_str(&body).unwrap();
-        s.ok("SendTaskFailure", json!({ "taskToken": task["taskToken"], "error": "Busy" })).await;
+        s.ok("SendTaskFailure", json!({ "taskToken": task["taskToken"], "error": "E" })).await;
     }
     assert_eq!(keys[0], keys[1]);
-    assert_eq!(ended(&s, &execution).await["status"], "FAILED");
+    assert_eq!(ended(&s, &started["executionArn"]).await["status"], "FAILED");
     coordinator.shutdown().await;
 }

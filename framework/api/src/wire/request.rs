@@ -1,9 +1,6 @@
 //! One request from its headers to its answer.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     body::{Body, to_bytes},
@@ -18,7 +15,7 @@ use stagepost_protocol::limits;
 use super::{ApiError, Code, authorization};
 use crate::{
     api::Api,
-    states::{self, Context},
+    states::{self, Answered, Context},
 };
 
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
@@ -63,10 +60,12 @@ fn unknown(target: &str) -> ApiError {
     ApiError::new(Code::UnknownOperationException, message)
 }
 
-/// An operation's answer, and the headers that go with it.
-type Answered = Result<(Value, HeaderMap), ApiError>;
-
-async fn run(api: &Api, operation: &'static str, headers: &HeaderMap, body: Body) -> Answered {
+async fn run(
+    api: &Api,
+    operation: &'static str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Answered, ApiError> {
     // What fails here but the size is a client that went away and reads no answer.
     let body = to_bytes(body, limits::REQUEST_BYTES_MAX).await.map_err(|_| {
         let max = limits::REQUEST_BYTES_MAX;
@@ -75,9 +74,7 @@ async fn run(api: &Api, operation: &'static str, headers: &HeaderMap, body: Body
     })?;
     let members = members(&body)?;
     let namespace = authorization::namespace(headers, &api.options.namespace);
-    let cx = Context { api, namespace, headers: OnceLock::new() };
-    let answer = states::run(&cx, operation, &members).await?;
-    Ok((answer, cx.headers.into_inner().unwrap_or_default()))
+    states::run(&Context { api, namespace, headers }, operation, &members).await
 }
 
 fn members(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
@@ -92,21 +89,26 @@ fn members(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
     }
 }
 
-fn respond(result: Answered, request_id: &str) -> Response {
-    let (status, body, more, error_type) = match result {
-        Ok((value, more)) => (StatusCode::OK, value, more, None),
-        Err(error) => (error.code.status(), error.body(), HeaderMap::new(), Some(error.code.as_str())),
+fn respond(result: Result<Answered, ApiError>, request_id: &str) -> Response {
+    let (status, Answered { body, headers: more }, error_type) = match result {
+        Ok(answered) => (StatusCode::OK, answered, None),
+        Err(error) => (error.code.status(), error.body().into(), Some(error.code.as_str())),
     };
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.extend(more);
     headers.insert(CONTENT_TYPE, JSON_1_0);
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, id);
     }
     if let Some(error_type) = error_type {
         headers.insert(ERROR_TYPE, HeaderValue::from_static(error_type));
+    }
+    for (name, value) in more {
+        // What does not fit into a header is left out: the answer is whole without it.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
     }
     response
 }

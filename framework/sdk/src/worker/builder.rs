@@ -9,7 +9,7 @@ use stagepost_protocol::topology::Topology;
 
 use super::error::{MissingStates, WorkerError};
 use super::run;
-use crate::activity::Registration;
+use crate::activity::{Register, Registration};
 use crate::state::States;
 
 /// How many attempts of an activity that does not block run at a time, unless it is set.
@@ -110,9 +110,10 @@ impl Worker {
         self
     }
 
-    /// Adds activities: `register(activities![charge_card, refund_card])`.
-    pub fn register(mut self, activities: impl IntoIterator<Item = Registration>) -> Worker {
-        self.registrations.extend(activities);
+    /// Adds activities: functions by `register(activities![charge_card, refund_card])`, the methods of a value
+    /// ([`Activities`](crate::Activities)) by `register(payments)`.
+    pub fn register(mut self, activities: impl Register) -> Worker {
+        self.registrations.extend(activities.into_registrations());
         self
     }
 

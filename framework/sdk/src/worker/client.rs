@@ -10,12 +10,15 @@ use hyper::{HeaderMap, Method, Request, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
-use stagepost_protocol::{Namespace, limits::REQUEST_BYTES_MAX};
+use stagepost_protocol::{Namespace, limits::REQUEST_BYTES_MAX, message::HEADER_WAIT};
 
 /// How long an answer may take. A long poll has [`POLL_WITHIN`].
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// GetActivityTask answers after 60 seconds at the latest.
+/// GetActivityTask answers after 60 seconds at the latest, from a server that does not know our header.
 const POLL_WITHIN: Duration = Duration::from_secs(75);
+/// How long the server is asked to hold a poll. The service's own 60 seconds would be more than a worker that stops
+/// can wait; shorter ones would cost the server more, and a stop is seldom in a greater hurry.
+pub(super) const POLL_HELD: Duration = Duration::from_secs(5);
 
 /// Why a call gave nothing.
 #[derive(Debug)]
@@ -109,7 +112,8 @@ impl Client {
         Ok(read::<CreatedActivity>(&body)?.activity_arn)
     }
 
-    /// GetActivityTask: waits up to a minute for a task.
+    /// GetActivityTask: waits for a task, [`POLL_HELD`] or what the server thinks right. Dropping the future may lose
+    /// a task that the server is just handing out.
     pub(super) async fn poll(&self, activity_arn: &str, worker: &str) -> Result<Option<Polled>, CallError> {
         let request = serde_json::json!({"activityArn": activity_arn, "workerName": worker});
         let (headers, body) = self.call("GetActivityTask", &request, POLL_WITHIN).await?;
@@ -167,6 +171,8 @@ impl Client {
             .header(CONTENT_TYPE, "application/x-amz-json-1.0")
             .header("x-amz-target", format!("AWSStepFunctions.{operation}"))
             .header(AUTHORIZATION, &self.authorization)
+            // Only a poll is held; to other operations it means nothing.
+            .header(HEADER_WAIT, POLL_HELD.as_millis().to_string())
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| unavailable(&error))?;
         let response = self.http.request(request).await.map_err(|error| unavailable(&error))?;

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use stagepost_protocol::message::{
     HEADER_ATTEMPT, HEADER_DEADLINE, HEADER_EXECUTION, HEADER_HEARTBEAT, HEADER_IDEMPOTENCY_KEY, HEADER_STATE,
 };
-use stagepost_protocol::{Payload, ReportOutcome, TaskToken, Timestamp, error_names};
+use stagepost_protocol::{Payload, ReportOutcome, TaskToken, Timestamp, error_names, http};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::attempt;
 use super::builder::Worker;
-use super::client::{CallError, Client, Polled};
+use super::client::{CallError, Client, POLL_HELD, Polled};
 use super::error::WorkerError;
 use super::ledger::Ledger;
 use super::run::{Activities, all_ends, drain, first_end};
@@ -34,10 +34,19 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// An answer without a task that came sooner was no long poll: pause, so as not to flood the server.
 const LONG_POLL_MIN: Duration = Duration::from_millis(500);
+/// When the worker stops, the polls under way are waited for so long: the server answers them within [`POLL_HELD`],
+/// and handing out a task takes it a moment more.
+const LAST_POLLS_WITHIN: Duration = POLL_HELD.saturating_add(Duration::from_secs(3));
 /// When the worker stops, reports that the server does not take are given up after so long.
 const LAST_REPORTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Polls a server until `shutdown` completes; `hurry` cuts the grace short.
+///
+/// A stop waits for the polls under way: a poll that is cut off just when the server hands out a task loses that task
+/// until its attempt times out, for the server cannot tell whether its answer arrived. Tasks that come with the last
+/// polls are worked on like any others, within the same grace period. What remains are polls that are cut off all
+/// the same: by a crash, by `hurry`, after a grace period shorter than a poll, or when a server that does not know our
+/// header (`stagepost-wait`) holds a poll longer.
 pub(super) async fn run(
     mut worker: Worker,
     client: Client,
@@ -66,16 +75,7 @@ pub(super) async fn run(
                 ledger: Arc::clone(ledger),
                 free: Arc::clone(&free),
             };
-            let mut stopped = stopped.clone();
-            pollers.spawn(async move {
-                tokio::select! {
-                    biased;
-                    // A task that the server has handed out at this moment is lost to this worker; the server
-                    // notices that its answer was not taken, or the attempt times out.
-                    _ = stopped.wait_for(|stop| *stop) => Ok(()),
-                    ended = poller.run() => ended,
-                }
-            });
+            pollers.spawn(poller.run(stopped.clone()));
         }
     }
     let ledgers = activities.iter().map(|(r, ledger)| (r.name, Arc::clone(ledger))).collect();
@@ -88,8 +88,24 @@ pub(super) async fn run(
         ended = first_end(&mut pollers) => ended.map(drop),
     };
     stop.send_replace(true);
-    let ended = ended.and(all_ends(&mut pollers).await.1);
-    drain(&activities, worker.shutdown_grace, hurry).await;
+    let asked = Instant::now();
+    let mut hurry = pin!(hurry);
+    let (ended, hurried) = {
+        let mut last_polls = pin!(all_ends(&mut pollers));
+        tokio::select! {
+            (_, all_ended) = &mut last_polls => (ended.and(all_ended), false),
+            () = tokio::time::sleep(LAST_POLLS_WITHIN.min(worker.shutdown_grace)) => (ended, false),
+            () = &mut hurry => (ended, true),
+        }
+    };
+    pollers.shutdown().await;
+    // Both waits are one grace period.
+    let grace = worker.shutdown_grace.saturating_sub(asked.elapsed());
+    if hurried {
+        drain(&activities, grace, std::future::ready(())).await;
+    } else {
+        drain(&activities, grace, hurry).await;
+    }
     watch.abort();
     shared.send(Outgoing::Stop).await;
     let reported = reporter.await.map_err(|error| WorkerError::Internal(error.to_string()));
@@ -107,12 +123,21 @@ struct Poller {
 }
 
 impl Poller {
-    async fn run(self) -> Result<(), WorkerError> {
-        let mut arn = self.create().await?;
+    /// Polls until `stopped`; a poll that is under way then is the last one.
+    async fn run(self, mut stopped: watch::Receiver<bool>) -> Result<(), WorkerError> {
+        let mut arn = tokio::select! {
+            arn = self.create() => arn?,
+            () = told(&mut stopped) => return Ok(()),
+        };
         let mut pause = PAUSE_MIN;
         loop {
+            let slot = tokio::select! {
+                biased;
+                () = told(&mut stopped) => return Ok(()),
+                slot = Arc::clone(&self.free).acquire_owned() => slot,
+            };
             // Closed only together with the worker, and this task holds a handle.
-            let Ok(slot) = Arc::clone(&self.free).acquire_owned().await else { return Ok(()) };
+            let Ok(slot) = slot else { return Ok(()) };
             let asked = Instant::now();
             match self.client.poll(&arn, &self.shared.name).await {
                 Ok(Some(polled)) => {
@@ -132,7 +157,9 @@ impl Poller {
                         Err(error) => self.refuse(&polled, &error).await,
                     }
                 }
-                Ok(None) if asked.elapsed() < LONG_POLL_MIN => tokio::time::sleep(LONG_POLL_MIN).await,
+                Ok(None) if asked.elapsed() < LONG_POLL_MIN => {
+                    sleep_or_told(LONG_POLL_MIN, &mut stopped).await;
+                }
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(
@@ -140,10 +167,13 @@ impl Poller {
                         ?pause,
                         "polling failed, it goes on: {error}"
                     );
-                    tokio::time::sleep(pause).await;
+                    sleep_or_told(pause, &mut stopped).await;
                     pause = (2 * pause).min(PAUSE_MAX);
                     if error.is(&["ActivityDoesNotExist"]) {
-                        arn = self.create().await?;
+                        arn = tokio::select! {
+                            arn = self.create() => arn?,
+                            () = told(&mut stopped) => return Ok(()),
+                        };
                     }
                 }
             }
@@ -173,7 +203,8 @@ impl Poller {
     }
 
     fn attempt(&self, polled: &Polled) -> Attempt {
-        let text = |name: &str| polled.headers.get(name).and_then(|value| value.to_str().ok());
+        let text =
+            |name: &str| polled.headers.get(name).and_then(|value| value.to_str().ok()).map(http::decode);
         let number = |name: &str| text(name).and_then(|text| text.parse::<i64>().ok());
         let millis = |n: i64| Duration::from_millis(u64::try_from(n).unwrap_or(0));
         Attempt {
@@ -181,10 +212,10 @@ impl Poller {
             id: polled.token.clone(),
             token: TaskToken::from_untrusted(&polled.token),
             number: number(HEADER_ATTEMPT).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
-            execution: text(HEADER_EXECUTION).unwrap_or_default().to_owned(),
-            state: text(HEADER_STATE).unwrap_or_default().to_owned(),
+            execution: text(HEADER_EXECUTION).unwrap_or_default(),
+            state: text(HEADER_STATE).unwrap_or_default(),
             // Without the header the attempt's own name must do: it differs between the attempts of a step.
-            idempotency_key: text(HEADER_IDEMPOTENCY_KEY).unwrap_or(&polled.token).to_owned(),
+            idempotency_key: text(HEADER_IDEMPOTENCY_KEY).unwrap_or_else(|| polled.token.clone()),
             deadline: number(HEADER_DEADLINE).map(Timestamp::from_millis),
             heartbeat_every: number(HEADER_HEARTBEAT).map(millis).or(self.registration.options.heartbeat),
             reply_to: String::new(),
@@ -204,6 +235,19 @@ impl Poller {
         let cause = format!("the input of the task is not JSON: {error}");
         let failure = Failure::new(error_names::INVALID_INPUT, cause);
         attempt::finish(&self.shared, &attempt, attempt::failed(failure)).await;
+    }
+}
+
+/// Completes when the worker is to stop.
+async fn told(stopped: &mut watch::Receiver<bool>) {
+    // The sender is gone only when the worker is, and that is a stop too.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+async fn sleep_or_told(pause: Duration, stopped: &mut watch::Receiver<bool>) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = told(stopped) => {}
     }
 }
 

@@ -1,5 +1,9 @@
-//! Every form that is right.
+//! Every form that is right, without a warning. A test of its own and not one of trybuild's: a program that passes
+//! there makes it compile all dependencies once more, where programs that fail need them checked only.
 #![deny(warnings)]
+#![expect(missing_docs, reason = "what stands here shows forms and means nothing")]
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stagepost::{ActivityError, Cancelled, Context, Failure, State, activities, activity};
@@ -60,7 +64,7 @@ async fn r#match(mut words: Vec<String>) -> Result<Option<String>, Gone<u8>> {
     Ok(words.pop())
 }
 
-#[activity(blocking,)]
+#[activity(blocking)]
 fn hash(input: String) -> Result<usize, Failure> {
     Ok(input.len())
 }
@@ -101,7 +105,76 @@ async fn configured_away(input: Unknown) -> Result<(), Failure> {}
 #[cfg(any())]
 async fn configured_away_too(input: Unknown) -> Result<(), Failure> {}
 
-fn main() {
+pub struct Payments<T> {
+    gateway: T,
+}
+
+/// Methods beside what is no activity, in all their forms.
+#[activity]
+impl<T> Payments<T>
+where
+    T: Gateway + 'static,
+{
+    const LIMIT: usize = 9;
+
+    pub fn new(gateway: T) -> Payments<T> {
+        Payments { gateway }
+    }
+
+    #[activity(name = "charge-method", queue = "methods", idempotent)]
+    #[must_use]
+    pub async fn charge(
+        &self,
+        cx: Context,
+        _: State<String>,
+        Order { items }: Order,
+    ) -> Result<Receipt<u64>, ChargeError> {
+        cx.check_cancelled()?;
+        Ok(Receipt { id: self.gateway.charge(items.len().min(Self::LIMIT)) })
+    }
+
+    #[stagepost::activity(blocking)]
+    fn hash_method(&self, input: String) -> Result<u64, Failure> {
+        Ok(self.gateway.charge(input.len()))
+    }
+
+    #[activity]
+    async fn shared(self: Arc<Self>) -> Answer {
+        Ok(())
+    }
+
+    #[activity]
+    async fn without_self(input: u8) -> Result<u8, Failure> {
+        Ok(input)
+    }
+
+    #[cfg(any())]
+    #[activity]
+    async fn configured_away(&self, input: Unknown) -> Result<(), Failure> {}
+}
+
+struct Free;
+
+impl Gateway for Free {
+    fn charge(&self, items: usize) -> u64 {
+        items as u64
+    }
+}
+
+#[test]
+fn methods_are_registered_by_value_and_by_arc() {
+    let payments = Arc::new(Payments::new(Free));
+    let all = stagepost::Register::into_registrations(Arc::clone(&payments));
+    let names: Vec<&str> = all.iter().map(|registration| registration.name()).collect();
+    assert_eq!(names, ["charge-method", "hash_method", "shared", "without_self"]);
+    assert_eq!(all[0].options().queue, Some("methods"));
+    assert!(all[0].options().idempotent && all[1].options().blocking);
+    assert_eq!(payments.hash_method("abc".into()).ok(), Some(3));
+    let _ = stagepost::Worker::connect("http://localhost").register(Payments::new(Free)).register(all);
+}
+
+#[test]
+fn all_forms_are_registered() {
     use inner::nested;
 
     #[activity]
@@ -109,17 +182,8 @@ fn main() {
         Ok(())
     }
 
-    let all = activities![
-        charge_card,
-        r#match,
-        hash,
-        nothing,
-        never_fails,
-        aliased,
-        inner::nested,
-        nested,
-        local,
-    ];
+    let all =
+        activities![charge_card, r#match, hash, nothing, never_fails, aliased, inner::nested, nested, local,];
     let names: Vec<&str> = all.iter().map(|registration| registration.name()).collect();
     assert_eq!(names[..3], ["charge-card", "match", "hash"]);
     assert_eq!(all[0].options().queue, Some("payments"));

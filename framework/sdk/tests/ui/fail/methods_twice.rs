@@ -1,0 +1,14 @@
+use stagepost::{Failure, activity};
+
+struct Orders;
+
+#[activity]
+impl Orders {
+    #[activity]
+    #[activity(idempotent)]
+    async fn check(&self, items: u32) -> Result<bool, Failure> {
+        Ok(items > 0)
+    }
+}
+
+fn main() {}
