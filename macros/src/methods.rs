@@ -1,7 +1,7 @@
 //! `#[activity]` on an impl block: the methods that have the attribute too become activities, and the type carries
 //! the implementation of `Activities`, by which a worker registers a value of it with all of them.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
@@ -24,7 +24,7 @@ struct Block {
 }
 
 enum Item {
-    Function { function: Function, body: proc_macro2::Group },
+    Function { function: Box<Function>, body: proc_macro2::Group },
     Other(TokenStream),
 }
 
@@ -75,7 +75,7 @@ impl Parse for Item {
             visibility: input.parse()?,
             signature: input.parse()?,
         };
-        Ok(Item::Function { function, body: input.parse()? })
+        Ok(Item::Function { function: Box::new(function), body: input.parse()? })
     }
 }
 
@@ -99,8 +99,9 @@ pub(crate) fn expand(arguments: &TokenStream, item: &TokenStream) -> TokenStream
     block.check(&mut errors);
     let activities = block.activities(&mut errors);
     let written = block.written();
-    let implementation = if block.implements.is_some() {
-        // Its type is implemented where its own impl block is.
+    let borrows = block.generics.lifetimes().next().is_some();
+    let implementation = if block.implements.is_some() || borrows {
+        // A trait's block is not the one that activities come from, and a type that borrows cannot have any.
         TokenStream::new()
     } else {
         let activities = if errors.is_empty() { activities } else { Vec::new() };
@@ -160,7 +161,8 @@ impl Block {
         let where_clause = &generics.where_clause;
         let implements = self.implements.as_ref().map(|implements| quote!(#implements for));
         let items = self.items.iter().map(|item| match item {
-            Item::Function { function: Function { attributes, visibility, signature }, body } => {
+            Item::Function { function, body } => {
+                let Function { attributes, visibility, signature } = &**function;
                 quote!(#(#attributes)* #visibility #signature #body)
             }
             Item::Other(tokens) => tokens.clone(),
@@ -244,12 +246,12 @@ fn activity(function: &Function, attribute: &Attribute, errors: &mut Vec<syn::Er
 /// `self`.
 fn receiver(function: &Function, errors: &mut Vec<syn::Error>) -> Option<TokenStream> {
     let Some(FnArg::Receiver(receiver)) = function.signature.inputs.first() else { return None };
-    let mut error = |span: Span, message: &str| errors.push(syn::Error::new(span, message));
+    let mut refuse = || errors.push(syn::Error::new_spanned(receiver, FORMS));
     const FORMS: &str = "a worker runs many attempts on one value: an activity takes `&self` or `self: Arc<Self>`, and \
                          what changes is behind a `Mutex` or an atomic";
     if receiver.colon_token.is_none() {
         if receiver.reference.is_none() || receiver.mutability.is_some() {
-            error(receiver.span(), FORMS);
+            refuse();
         }
         return Some(quote!(&this));
     }
@@ -257,7 +259,7 @@ fn receiver(function: &Function, errors: &mut Vec<syn::Error>) -> Option<TokenSt
     match spelled.as_str() {
         "&Self" => {}
         spelled if spelled.ends_with("Arc<Self>") && !spelled.starts_with('&') => return Some(quote!(this)),
-        _ => error(receiver.span(), FORMS),
+        _ => refuse(),
     }
     Some(quote!(&this))
 }
@@ -266,8 +268,8 @@ fn receiver(function: &Function, errors: &mut Vec<syn::Error>) -> Option<TokenSt
 mod tests {
     use super::*;
 
-    fn expanded(arguments: TokenStream, item: &TokenStream) -> String {
-        expand(&arguments, item).to_string()
+    fn expanded(arguments: &TokenStream, item: &TokenStream) -> String {
+        expand(arguments, item).to_string()
     }
 
     #[test]
@@ -288,7 +290,7 @@ mod tests {
             }
         );
         assert!(is_impl(&item));
-        let text = expanded(quote!(), &item);
+        let text = expanded(&quote!(), &item);
         let written = quote!(
             impl<T: Gateway> Payments<T>
             where
@@ -318,12 +320,19 @@ mod tests {
                 async fn refund(self) {}
             }
         );
-        let text = expanded(quote!(timeout = "1s"), &item);
+        let text = expanded(&quote!(timeout = "1s"), &item);
         // Options on the block, the lifetime, the option, the second attribute, not async, the order, twice the
         // receiver, and no result.
         assert_eq!(text.matches("compile_error").count(), 9, "{text}");
-        assert!(text.contains("Activities for Payments"), "{text}");
-        assert!(!text.contains("registrations . push"), "{text}");
+        assert!(!text.contains("Activities for"), "{text}");
+    }
+
+    #[test]
+    fn after_a_mistake_the_type_is_still_one_with_activities() {
+        let item = quote!(impl Payments { #[activity] fn charge(self) -> Result<u8, Failure> {} });
+        let text = expanded(&quote!(), &item);
+        assert_eq!(text.matches("compile_error").count(), 2, "{text}");
+        assert!(text.contains("Activities for Payments") && !text.contains("push"), "{text}");
     }
 
     #[test]
@@ -332,7 +341,7 @@ mod tests {
             (quote!(impl Payments { fn f() {} }), "no method of this impl block"),
             (quote!(impl Drop for Payments { fn drop(&mut self) {} }), "without a trait"),
         ] {
-            let text = expanded(quote!(), &item);
+            let text = expanded(&quote!(), &item);
             assert!(text.contains(wanted) && text.matches("compile_error").count() == 1, "{text}");
         }
     }

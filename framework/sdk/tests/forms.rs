@@ -2,6 +2,7 @@
 //! there makes it compile all dependencies once more, where programs that fail need them checked only.
 #![deny(warnings)]
 #![expect(missing_docs, reason = "what stands here shows forms and means nothing")]
+#![expect(clippy::needless_pass_by_value, reason = "an activity owns its input")]
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub trait Gateway: Send + Sync {
     concurrency = 4,
     idempotent
 )]
-#[must_use]
+#[must_use = "an attribute that stays"]
 pub async fn charge_card(
     State(gateway): State<dyn Gateway>,
     cx: stagepost::Context,
@@ -122,7 +123,7 @@ where
     }
 
     #[activity(name = "charge-method", queue = "methods", idempotent)]
-    #[must_use]
+    #[must_use = "an attribute that stays"]
     pub async fn charge(
         &self,
         cx: Context,
