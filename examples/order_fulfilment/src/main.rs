@@ -46,7 +46,11 @@ async fn main() -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let amqp_url = std::env::var("AMQP_URL").ok().filter(|_| std::env::var_os("DATABASE_URL").is_some());
     match amqp_url.or_else(|| std::env::var("STAGEPOST_URL").ok()) {
-        Some(url) => Ok(with_activities(Worker::connect(url)).run().await?),
+        Some(url) => {
+            // As `stagepost serve` reads it.
+            let prefix = std::env::var("STAGEPOST_QUEUE_PREFIX").unwrap_or_else(|_| "stagepost".into());
+            Ok(with_activities(Worker::connect(url)).queue_prefix(prefix).run().await?)
+        }
         None => run_embedded().await,
     }
 }

@@ -293,6 +293,8 @@ async fn deliver(client: &Client, attempt: &Attempt, outcome: &ReportOutcome) ->
         };
         match sent {
             Ok(()) => return last,
+            // Sent before the result, it came after it.
+            Err(CallError::Refused { .. }) if !last && attempt.progress().closed => return false,
             Err(error @ CallError::Refused { .. }) => {
                 if error.is(&["TaskTimedOut", "TaskDoesNotExist"]) {
                     attempt.cancel(Cancelled::Ended);

@@ -1,0 +1,137 @@
+//! kill -9 of everything, at random moments, while orders run: every order ends, with its one right result.
+
+use std::time::Duration;
+
+use stagepost_tests::{Process, Random, Servers, Service, Site, binaries::ORDER_FULFILMENT, orders, until};
+
+use crate::PATIENCE;
+
+/// How many orders run while things die.
+const ORDERS: usize = 200;
+/// How long they may take after the last fault.
+const END_WITHIN: Duration = Duration::from_secs(90);
+
+async fn deploy(site: &Site) {
+    site.api.deploy(orders::MACHINE, &orders::definition()).await.unwrap();
+}
+
+/// Starts all orders while `faults` happen, and waits for their end.
+async fn orders_survive<T>(site: &Site, faults: impl Future<Output = T>) -> T {
+    let (left, ()) = tokio::join!(faults, orders::start(&site.api, 0..ORDERS));
+    orders::all_end_right(&site.api, ORDERS, END_WITHIN).await;
+    left
+}
+
+/// Kills the coordinator `times` times while orders are started and run.
+async fn coordinator_dies(site: &Site, mut server: Process, times: usize) -> Process {
+    let mut random = Random::seeded();
+    for _ in 0..times {
+        random.moment(50, 1500).await;
+        server.kill();
+        random.moment(0, 300).await;
+        server = site.start().await;
+    }
+    server
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_survive_kill_9_of_the_coordinator_on_servers() {
+    let Some(servers) = Servers::shared().await else { return };
+    let site = Site::on(&servers);
+    let (server, _worker) = (site.start().await, site.worker(ORDER_FULFILMENT));
+    deploy(&site).await;
+    orders_survive(&site, coordinator_dies(&site, server, 4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_survive_kill_9_of_the_embedded_default() {
+    let site = Site::embedded();
+    let (server, _worker) = (site.start().await, site.worker(ORDER_FULFILMENT));
+    deploy(&site).await;
+    orders_survive(&site, coordinator_dies(&site, server, 4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_survive_kill_9_of_their_worker() {
+    let Some(servers) = Servers::shared().await else { return };
+    let site = Site::on(&servers);
+    let (_server, mut worker) = (site.start().await, site.worker(ORDER_FULFILMENT));
+    deploy(&site).await;
+    let faults = async {
+        let mut random = Random::seeded();
+        for _ in 0..4 {
+            random.moment(50, 1500).await;
+            worker.kill();
+            worker = site.worker(ORDER_FULFILMENT);
+        }
+    };
+    orders_survive(&site, faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_coordinator_takes_over_from_a_killed_one() {
+    let Some(servers) = Servers::shared().await else { return };
+    let site = Site::on(&servers);
+    let mut first = site.start_with(&["--roles", "coordinator"]).await;
+    let other = site.another();
+    let (_second, _worker) = (other.start().await, site.worker(ORDER_FULFILMENT));
+    deploy(&other).await;
+    // Shards are shared out before it begins.
+    until("each has some shards", PATIENCE, async || {
+        let owned = async |site: &Site| site.metric("stagepost_coordinator_shards_owned").await;
+        (owned(&site).await? == 2.0 && owned(&other).await? == 2.0).then_some(())
+    })
+    .await;
+    let faults = async {
+        Random::seeded().moment(300, 1500).await;
+        first.kill();
+    };
+    orders_survive(&other, faults).await;
+    assert_eq!(other.metric("stagepost_coordinator_shards_owned").await, Some(4.0));
+}
+
+/// Kills or hangs a server while orders are started and run.
+async fn server_fails(service: Service, kills: usize) {
+    let Some(servers) = Servers::own().await else { return };
+    let site = Site::on(&servers);
+    let (_server, _worker) = (site.start().await, site.worker(ORDER_FULFILMENT));
+    deploy(&site).await;
+    let faults = async {
+        let mut random = Random::seeded();
+        for _ in 0..kills {
+            random.moment(500, 3000).await;
+            servers.kill(service).await;
+            random.moment(0, 2000).await;
+            servers.restart(service).await;
+        }
+    };
+    orders_survive(&site, faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_survive_kill_9_of_rabbitmq() {
+    server_fails(Service::RabbitMq, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_survive_kill_9_of_postgresql() {
+    server_fails(Service::Postgres, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_survive_servers_that_hang() {
+    let Some(servers) = Servers::own().await else { return };
+    let site = Site::on(&servers);
+    let (_server, _worker) = (site.start().await, site.worker(ORDER_FULFILMENT));
+    deploy(&site).await;
+    let faults = async {
+        let mut random = Random::seeded();
+        for service in [Service::Postgres, Service::RabbitMq] {
+            random.moment(300, 1500).await;
+            servers.pause(service).await;
+            random.moment(3000, 8000).await;
+            servers.resume(service).await;
+        }
+    };
+    orders_survive(&site, faults).await;
+}

@@ -1,0 +1,114 @@
+//! What others do on RabbitMQ: an existing producer, a person who answers, an operator who looks at dead letters.
+
+use std::time::Duration;
+
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    options::{
+        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+        QueuePurgeOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::Value;
+
+use crate::until;
+
+/// A message that was taken off a queue.
+#[derive(Debug)]
+pub struct Letter {
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Its properties.
+    pub properties: BasicProperties,
+}
+
+impl Letter {
+    /// A header that is text.
+    pub fn header(&self, name: &str) -> Option<String> {
+        match self.properties.headers().as_ref()?.inner().get(name)? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            _ => None,
+        }
+    }
+
+    /// Its body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("the body is JSON")
+    }
+}
+
+/// A connection to RabbitMQ.
+#[derive(Debug)]
+pub struct Queues {
+    channel: Channel,
+    _connection: Connection,
+}
+
+impl Queues {
+    /// Connects.
+    pub async fn connect(url: &str) -> Queues {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await;
+        let connection = connection.expect("RabbitMQ can be reached");
+        let channel = connection.create_channel().await.expect("a channel opens");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("RabbitMQ confirms");
+        Queues { channel, _connection: connection }
+    }
+
+    /// Declares a durable classic queue, as an existing producer would have.
+    pub async fn declare(&self, queue: &str) {
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let declared = self.channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+        declared.expect("the queue can be declared");
+    }
+
+    /// Publishes to a queue; returns when it is confirmed.
+    pub async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let properties = properties.with_delivery_mode(2);
+        let sent = self.channel.basic_publish("".into(), queue.into(), options, body, properties).await;
+        let confirmed = sent.expect("the message can be sent").await.expect("the message is confirmed");
+        assert!(confirmed.is_ack(), "RabbitMQ took no message for {queue}: {confirmed:?}");
+    }
+
+    /// Takes one message, if there is one. No such queue counts as none.
+    pub async fn take(&mut self, queue: &str) -> Option<Letter> {
+        match self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await {
+            Ok(Some(message)) => {
+                let message = message.delivery;
+                Some(Letter { body: message.data, properties: message.properties })
+            }
+            Ok(None) => None,
+            Err(_) => {
+                self.channel = self._connection.create_channel().await.expect("a channel opens");
+                let confirms = self.channel.confirm_select(ConfirmSelectOptions::default()).await;
+                confirms.expect("RabbitMQ confirms");
+                None
+            }
+        }
+    }
+
+    /// Waits for a message and takes it.
+    pub async fn taken(&mut self, queue: &str, limit: Duration) -> Letter {
+        until(&format!("a message on {queue}"), limit, async || self.take(queue).await).await
+    }
+
+    /// How many messages are ready on a queue.
+    pub async fn count(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = self.channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+        declared.expect("the queue is there").message_count()
+    }
+
+    /// Empties a queue.
+    pub async fn purge(&self, queue: &str) -> u32 {
+        let purged = self.channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await;
+        purged.expect("the queue can be purged")
+    }
+
+    /// Deletes a queue, whatever is on it and whoever uses it.
+    pub async fn delete(&self, queue: &str) {
+        let deleted = self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
+        deleted.expect("the queue can be deleted");
+    }
+}
