@@ -1,4 +1,5 @@
-//! Processes under test: started, signalled, killed; what they wrote is shown when the test fails.
+//! Processes under test: started, signalled, killed; what they wrote is shown when the test fails, or always with
+//! `STAGEPOST_TEST_SHOW=1` (and `--no-capture`).
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -11,7 +12,7 @@ use std::{
 use crate::until;
 
 /// Of what a process wrote, a failing test shows so many lines from the end.
-const SHOWN_LINES: usize = 150;
+const SHOWN_LINES: usize = 400;
 
 /// A process, killed when it is dropped.
 #[derive(Debug)]
@@ -112,7 +113,7 @@ impl Drop for Process {
     #[expect(clippy::print_stdout, reason = "a failing test shows it")]
     fn drop(&mut self) {
         self.kill();
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("STAGEPOST_TEST_SHOW").is_some() {
             let output = self.output();
             let lines: Vec<&str> = output.lines().collect();
             let from = lines.len().saturating_sub(SHOWN_LINES);
