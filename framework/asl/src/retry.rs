@@ -25,11 +25,12 @@ pub enum Handling<'a> {
 }
 
 /// Whether `ErrorEquals` holds this error: the wildcards of the specification, and what the service excepts
-/// from them (`States.ALL` does not match `States.DataLimitExceeded` nor `States.Runtime`; `States.TaskFailed` matches
-/// all but these and `States.Timeout`). A missed heartbeat is a kind of timeout: `States.Timeout` matches
+/// from them (`States.ALL` does not match `States.Runtime`; `States.TaskFailed` matches all but this and
+/// `States.Timeout`). The developer guide excepts `States.DataLimitExceeded` from `States.ALL` as well; the service was
+/// recorded to catch it, and so do we. A missed heartbeat is a kind of timeout: `States.Timeout` matches
 /// `States.HeartbeatTimeout` too, and `States.TaskFailed` does not.
 pub fn error_matches(error_equals: &[String], error: &str) -> bool {
-    let terminal = error == error_names::RUNTIME || error == error_names::DATA_LIMIT_EXCEEDED;
+    let terminal = error == error_names::RUNTIME;
     error_equals.iter().any(|pattern| match pattern.as_str() {
         name if name == error => true,
         error_names::ALL => !terminal,
@@ -95,7 +96,7 @@ mod tests {
             ("States.ALL", "States.TaskFailed", true),
             ("States.ALL", "States.NoChoiceMatched", true),
             ("States.ALL", "States.Runtime", false),
-            ("States.ALL", "States.DataLimitExceeded", false),
+            ("States.ALL", "States.DataLimitExceeded", true),
             ("States.Runtime", "States.Runtime", true),
             ("States.DataLimitExceeded", "States.DataLimitExceeded", true),
             ("States.TaskFailed", "A", true),

@@ -47,7 +47,7 @@ pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> 
         }
         Input::Wake => decider.wake(),
         Input::Stop { error, cause } => {
-            decider.emit(TOP_LEVEL, 0, EventKind::ExecutionAborted(Failure { error, cause }));
+            decider.emit(TOP_LEVEL, 0, EventKind::ExecutionAborted(Failure::bounded(error, cause)));
             None
         }
     };
@@ -87,7 +87,7 @@ pub(crate) struct FailedEvaluation {
 
 impl StateFailure {
     pub(crate) fn new(error: &str, cause: String) -> StateFailure {
-        Failure { error: Some(error.to_owned()), cause: Some(cause) }.into()
+        Failure::bounded(Some(error.to_owned()), Some(cause)).into()
     }
 
     /// An attempt that took too long or was silent for too long. The service records both as `States.Timeout`.
@@ -403,7 +403,7 @@ impl<'d> Decider<'d> {
                 None
             }
             ReportOutcome::Failed { error, cause } => {
-                let next = states::task::failed(self, scope, task, Failure { error, cause });
+                let next = states::task::failed(self, scope, task, Failure::bounded(error, cause));
                 self.run(next);
                 None
             }

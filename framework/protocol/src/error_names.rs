@@ -1,7 +1,7 @@
 //! The reserved error names of the Amazon States Language (specification, appendix A, and the Step Functions
 //! developer guide, "Handling errors in Step Functions workflows").
 
-/// Matches any error but `States.DataLimitExceeded` and `States.Runtime`.
+/// Matches any error but `States.Runtime`.
 pub const ALL: &str = "States.ALL";
 /// A task sent no heartbeat for longer than its `HeartbeatSeconds`, or its worker was lost.
 pub const HEARTBEAT_TIMEOUT: &str = "States.HeartbeatTimeout";
@@ -27,7 +27,7 @@ pub const EXCEED_TOLERATED_FAILURE_THRESHOLD: &str = "States.ExceedToleratedFail
 pub const ITEM_READER_FAILED: &str = "States.ItemReaderFailed";
 /// A Map state's result writer failed.
 pub const RESULT_WRITER_FAILED: &str = "States.ResultWriterFailed";
-/// A payload is larger than the limit. `States.ALL` does not match it.
+/// A payload is larger than the limit.
 pub const DATA_LIMIT_EXCEEDED: &str = "States.DataLimitExceeded";
 /// The definition could not be applied to this input. `States.ALL` does not match it.
 pub const RUNTIME: &str = "States.Runtime";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stagepost_asl::StateKind;
-use stagepost_protocol::{Payload, Timestamp};
+use stagepost_protocol::{Payload, Timestamp, limits};
 
 pub use codec::{decode, encode};
 pub use describe::{describe, type_name};
@@ -106,6 +106,24 @@ pub struct Failure {
     pub error: Option<String>,
     /// For people.
     pub cause: Option<String>,
+}
+
+impl Failure {
+    /// A failure within the API's limits (256 and 32,768 characters): what is longer is cut. A cause can quote a
+    /// state's whole input.
+    pub(crate) fn bounded(error: Option<String>, cause: Option<String>) -> Failure {
+        Failure {
+            error: error.map(|text| cut(text, limits::ERROR_CHARS_MAX)),
+            cause: cause.map(|text| cut(text, limits::CAUSE_CHARS_MAX)),
+        }
+    }
+}
+
+fn cut(mut text: String, chars_max: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(chars_max) {
+        text.truncate(end);
+    }
+    text
 }
 
 /// A variable and its new value.

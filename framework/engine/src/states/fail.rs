@@ -19,7 +19,7 @@ pub(crate) fn run(decider: &mut Decider<'_>, scope: ScopeId, fail: &FailState) -
 fn failure(evaluation: &Evaluation<'_>, fail: &FailState) -> Result<StateFailure, StateFailure> {
     let error = fail.error.as_ref().map(|text| evaluate(evaluation, text, "Error")).transpose()?;
     let cause = fail.cause.as_ref().map(|text| evaluate(evaluation, text, "Cause")).transpose()?;
-    Ok(Failure { error, cause }.into())
+    Ok(Failure::bounded(error, cause).into())
 }
 
 fn evaluate(evaluation: &Evaluation<'_>, text: &Text, field: &str) -> Result<String, StateFailure> {

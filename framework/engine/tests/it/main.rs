@@ -3,6 +3,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
 
 mod histories;
+mod hostile;
 mod random;
 mod support;
 mod variables;
