@@ -158,7 +158,10 @@ fn report(token_key: &TokenKey, body: &[u8]) -> Result<(stagepost_protocol::Exec
         (None, false, false) => return Err(Unusable::NoOutcome),
         _ => return Err(Unusable::ManyOutcomes),
     };
-    Ok((execution, Report { token: message.task_token, worker: None, started_at: None, outcome }))
+    Ok((
+        execution,
+        Report { token: message.task_token, worker: None, started_at: None, outcome, child: None },
+    ))
 }
 
 #[cfg(test)]

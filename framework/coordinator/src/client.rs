@@ -152,7 +152,8 @@ impl Client {
 
     async fn announce(&self, token: TaskToken, worker: Option<&str>) -> Result<Reply, ClientError> {
         let worker = worker.map(str::to_owned);
-        self.report(Report { token, worker, started_at: None, outcome: ReportOutcome::Started }).await
+        let outcome = ReportOutcome::Started;
+        self.report(Report { token, worker, started_at: None, outcome, child: None }).await
     }
 }
 

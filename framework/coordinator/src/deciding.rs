@@ -22,6 +22,7 @@ use crate::{
     wake::Wakes,
 };
 
+mod family;
 mod round;
 
 use round::Round;
@@ -73,6 +74,10 @@ pub(crate) struct Deciding {
     suspects: HashSet<ExecutionId>,
     /// There were too many suspects to remember each.
     suspect_all: bool,
+    /// Executions that have ended, are not in the cache, and of which what follows from their end is on its way.
+    ending: HashSet<ExecutionId>,
+    /// Executions that have ended, and of which all that follows is published: their wake-ups may go.
+    confirmed_ends: Vec<ExecutionId>,
     wake_load_failed: Option<Instant>,
 }
 
@@ -99,6 +104,8 @@ impl Deciding {
             fired: Vec::new(),
             suspects: HashSet::new(),
             suspect_all: false,
+            ending: HashSet::new(),
+            confirmed_ends: Vec::new(),
             wake_load_failed: None,
         }
     }
@@ -156,7 +163,7 @@ impl Deciding {
         if self.leases.is_empty() {
             return Duration::from_secs(3600);
         }
-        if !self.fired.is_empty() {
+        if !self.fired.is_empty() || !self.confirmed_ends.is_empty() {
             return Duration::ZERO;
         }
         if let Some(failed) = self.wake_load_failed {
@@ -175,6 +182,8 @@ impl Deciding {
             self.cache.clear();
             self.wakes.clear();
             self.fired.clear();
+            self.ending.clear();
+            self.confirmed_ends.clear();
             // What was to be declared with a batch that failed was not.
             self.declared.clear();
         }
@@ -193,7 +202,12 @@ impl Deciding {
                 continue;
             }
             for id in executions {
-                let Some(entry) = self.cache.get_mut(id) else { continue };
+                let Some(entry) = self.cache.get_mut(id) else {
+                    if self.ending.remove(&id) {
+                        self.confirmed_ends.push(id);
+                    }
+                    continue;
+                };
                 entry.in_flight = entry.in_flight.saturating_sub(1);
                 if entry.in_flight > 0 {
                     continue;
@@ -202,6 +216,9 @@ impl Deciding {
                     self.suspects.remove(&id);
                 }
                 if entry.execution.end().is_some() {
+                    if entry.stored_wake.is_some() {
+                        self.confirmed_ends.push(id);
+                    }
                     self.cache.remove(id);
                 } else if entry.stored_wake.is_some_and(|at| at <= now) {
                     self.fired.push(id);
@@ -226,6 +243,8 @@ impl Deciding {
         self.cache.retain(|id| shards.of(id) != shard);
         self.suspects.retain(|id| shards.of(*id) != shard);
         self.fired.retain(|id| shards.of(*id) != shard);
+        self.ending.retain(|id| shards.of(*id) != shard);
+        self.confirmed_ends.retain(|id| shards.of(*id) != shard);
     }
 
     fn owns(&self, id: ExecutionId) -> bool {
@@ -343,7 +362,8 @@ impl Deciding {
         // Each is decided anew: what fell due meanwhile happens, and if nothing did, its row moves on.
         let mut wakes = wakes;
         wakes.append(&mut self.fired);
-        if taken.is_empty() && wakes.is_empty() {
+        let confirmed = std::mem::take(&mut self.confirmed_ends);
+        if taken.is_empty() && wakes.is_empty() && confirmed.is_empty() {
             return;
         }
         let known = self.load(&taken, &wakes).await;
@@ -354,6 +374,9 @@ impl Deciding {
         }
         for id in wakes {
             round.wake(id);
+        }
+        for id in confirmed {
+            round.forget_end(id);
         }
         round.finish();
     }
@@ -559,6 +582,7 @@ pub(crate) fn replay(
         role_arn: stored.summary.role_arn,
         input: stored.summary.input,
         started_at: stored.summary.started_at,
+        parent: stored.summary.parent,
     };
     let mut events = Vec::new();
     let mut sequence = stored.snapshot.as_ref().map_or(0, |s| s.sequence);

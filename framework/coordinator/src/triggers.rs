@@ -88,6 +88,7 @@ fn start(trigger: &Trigger, machine: Option<&StateMachineRow>, delivery: &Delive
         input,
         trace_header: None,
         fresh: delivery.properties.message_id.is_none(),
+        parent: None,
     })
 }
 

@@ -70,6 +70,7 @@ impl Shell {
             role_arn: "role".into(),
             input: Payload::parse(input).expect("it is JSON"),
             started_at: Timestamp::from_millis(1_700_000_000_000),
+            parent: None,
         };
         let (execution, applied) = self.with_env(|env| Execution::start(origin, Arc::clone(definition), env));
         let attempts = self.take(&applied);
@@ -90,7 +91,7 @@ fn shell() -> Shell {
 
 fn success(event_id: u64, output: &Payload) -> Input {
     let outcome = ReportOutcome::Succeeded(output.clone());
-    Input::Report { event_id, worker: Some("worker-1".into()), started_at: None, outcome }
+    Input::Report { event_id, worker: Some("worker-1".into()), started_at: None, outcome, child: None }
 }
 
 fn measure(more: &serde_json::Value) -> (f64, usize) {

@@ -30,6 +30,8 @@ pub enum Input {
         started_at: Option<Timestamp>,
         /// What became of it.
         outcome: ReportOutcome,
+        /// The child of a Map Run that it is about: the place of its item.
+        child: Option<u64>,
     },
     /// A deadline may have passed: whatever is due at `env.now` happens.
     Wake,

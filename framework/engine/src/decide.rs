@@ -42,7 +42,9 @@ pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> 
     let definition = Arc::clone(execution.definition());
     let mut decider = Decider::new(execution, &definition, env);
     let ignored = match input {
-        Input::Report { event_id, worker, started_at, outcome } => {
+        // No state runs children of its own yet.
+        Input::Report { child: Some(_), .. } => Some(Ignored::UnknownAttempt),
+        Input::Report { event_id, worker, started_at, outcome, child: None } => {
             decider.report(event_id, worker, started_at, outcome)
         }
         Input::Wake => decider.wake(),
@@ -402,7 +404,9 @@ impl<'d> Decider<'d> {
                 self.run(next);
                 None
             }
-            ReportOutcome::Failed { error, cause } => {
+            ReportOutcome::Failed { error, cause }
+            | ReportOutcome::TimedOut { error, cause }
+            | ReportOutcome::Aborted { error, cause } => {
                 let next = states::task::failed(self, scope, task, Failure::bounded(error, cause));
                 self.run(next);
                 None

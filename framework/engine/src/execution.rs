@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use stagepost_asl::StateMachine;
-use stagepost_protocol::{ExecutionArn, ExecutionId, Payload, StateMachineArn, Timestamp};
+use stagepost_protocol::{ExecutionArn, ExecutionId, Parent, Payload, StateMachineArn, Timestamp};
 
 use crate::{
     command::{Applied, Command, Env, Input, Outcome},
@@ -27,6 +27,8 @@ pub struct Origin {
     pub input: Payload,
     /// When it started.
     pub started_at: Timestamp,
+    /// The attempt that waits for its end.
+    pub parent: Option<Parent>,
 }
 
 /// How an execution ended.

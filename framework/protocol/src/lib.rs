@@ -16,6 +16,6 @@ pub mod topology;
 pub use id::{ActivityArn, ArnError, ExecutionArn, ExecutionId, MapRunArn, Namespace, StateMachineArn};
 pub use message::{HeaderValue, Message, Properties, TaskMessage, TokenMessage};
 pub use payload::Payload;
-pub use shard::{Report, ReportOutcome, ShardId, ShardMessage, Shards, Slot};
+pub use shard::{Parent, ParentKind, Report, ReportOutcome, ShardId, ShardMessage, Shards, Slot};
 pub use time::Timestamp;
 pub use token::{TaskToken, TokenKey};

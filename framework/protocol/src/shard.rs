@@ -84,6 +84,9 @@ pub struct Report {
     pub started_at: Option<Timestamp>,
     /// What became of it.
     pub outcome: ReportOutcome,
+    /// The child of a Map Run that says so: the place of its item. Absent where the attempt speaks for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<u64>,
 }
 
 /// What became of an attempt.
@@ -99,6 +102,24 @@ pub enum ReportOutcome {
     /// It failed.
     Failed {
         /// The name that Retry and Catch match. May be absent, as in the API.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        /// For people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<String>,
+    },
+    /// The child of a Map Run ran longer than its definition allows.
+    TimedOut {
+        /// Its error, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        /// For people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<String>,
+    },
+    /// The child of a Map Run was stopped.
+    Aborted {
+        /// The error that it was stopped with.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
         /// For people.
@@ -126,6 +147,46 @@ pub struct Start {
     /// The sender made the name up and has used it for nothing else, so it is known to be free.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
+    /// The attempt that waits for its end. A start that is repeated must name the same one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+}
+
+/// The attempt of another execution that waits for the end of this one. When this one ends, its end goes to the
+/// parent's shard as a [`Report`] on that attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Names the attempt.
+    pub token: TaskToken,
+    /// What the attempt is told.
+    pub kind: ParentKind,
+}
+
+/// What a child's end is told as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParentKind {
+    /// `startExecution.sync`: a description of the child, its input and output as texts of JSON.
+    Sync,
+    /// `startExecution.sync:2`: a description of the child, its input and output as JSON.
+    Sync2,
+    /// The child of a Map Run: its plain output, or its error and cause.
+    MapItem {
+        /// The place of its item, or of its batch of items; what [`Report::child`] repeats.
+        index: u64,
+    },
+}
+
+impl Parent {
+    /// As the store keeps it.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a parent has no maps and so always serialises")
+    }
+
+    /// Reads what [`Parent::to_text`] wrote.
+    pub fn from_text(text: &str) -> Option<Parent> {
+        serde_json::from_str(text).ok()
+    }
 }
 
 /// A request to stop an execution (StopExecution).
@@ -139,6 +200,9 @@ pub struct Stop {
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// Only if this attempt of a parent started it: so that a parent stops its own children and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskToken>,
 }
 
 /// The answer to a [`ShardMessage`] that has `reply_to`, sent after the commit.
@@ -253,12 +317,25 @@ mod tests {
     }
 
     #[test]
+    fn a_parent_is_read_as_it_was_written() {
+        for kind in [ParentKind::Sync, ParentKind::Sync2, ParentKind::MapItem { index: 9 }] {
+            let parent = Parent { token: TaskToken::from_untrusted("t"), kind };
+            assert_eq!(Parent::from_text(&parent.to_text()), Some(parent));
+        }
+        // What is stored stays readable.
+        let stored = r#"{"token":"t","kind":{"map_item":{"index":9}}}"#;
+        assert_eq!(Parent::from_text(stored).map(|p| p.kind), Some(ParentKind::MapItem { index: 9 }));
+        assert_eq!(Parent::from_text("{}"), None);
+    }
+
+    #[test]
     fn reports_survive_the_broker_and_strangers_are_named() {
         let message = ShardMessage::Reports(vec![Report {
             token: TaskToken::from_untrusted("t"),
             worker: Some("w".into()),
             started_at: Some(Timestamp::from_millis(5)),
             outcome: ReportOutcome::Succeeded(Payload::parse("[1]").unwrap()),
+            child: Some(7),
         }]);
         let m = message.encode("q".into(), None);
         assert_eq!(ShardMessage::decode(&m.body, &m.properties), Ok(message));

@@ -74,6 +74,7 @@ fn new_execution(name: &str, n: usize) -> NewExecution {
         started_at: Timestamp::from_millis(n as i64),
         wake_at: Some(Timestamp::from_millis(n as i64)),
         trace_header: None,
+        parent: None,
     }
 }
 

@@ -17,7 +17,7 @@ use std::{ops::Range, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use stagepost_protocol::{
-    ExecutionArn, ExecutionId, Namespace, Payload, ShardId, StateMachineArn, Timestamp,
+    ExecutionArn, ExecutionId, Namespace, Parent, Payload, ShardId, StateMachineArn, Timestamp,
 };
 
 /// Why the store could not do what it was asked.
@@ -134,6 +134,8 @@ pub struct NewExecution {
     pub wake_at: Option<Timestamp>,
     /// The caller's trace header.
     pub trace_header: Option<String>,
+    /// The attempt that waits for its end.
+    pub parent: Option<Parent>,
 }
 
 /// The events of one decision.
@@ -168,6 +170,8 @@ pub struct EndedExecution {
     pub error: Option<String>,
     /// For people.
     pub cause: Option<String>,
+    /// When to look at it again: for what follows from its end and may not be published. `None`: nothing does.
+    pub wake_at: Option<Timestamp>,
 }
 
 /// An execution's state as of a decision, so that a long history need not be replayed from its beginning.
@@ -191,9 +195,10 @@ pub struct Batch {
     /// Decisions, in order, of executions that exist or that `started` holds. One whose (execution, sequence)
     /// exists is a [`Error::Conflict`].
     pub history: Vec<HistoryRow>,
-    /// Executions that end; their wake-ups are gone with it.
+    /// Executions that end; their wake-ups are gone with it, but for the one that each names.
     pub ended: Vec<EndedExecution>,
-    /// Wake-ups that move; `None`: gone. Each execution at most once; none that `started` holds.
+    /// Wake-ups that move; `None`: gone, as of each that has ended. Each execution at most once; none that
+    /// `started` or `ended` holds.
     pub wakes: Vec<(ExecutionId, Option<Timestamp>)>,
     /// Snapshots; each replaces the earlier one of its execution.
     pub snapshots: Vec<Snapshot>,
@@ -252,6 +257,12 @@ pub struct ExecutionSummary {
     pub wake_at: Option<Timestamp>,
     /// The caller's trace header.
     pub trace_header: Option<String>,
+    /// The attempt that waits for its end.
+    pub parent: Option<Parent>,
+    /// How often it was redriven.
+    pub redrive_count: u32,
+    /// When it was last redriven.
+    pub redriven_at: Option<Timestamp>,
 }
 
 /// An immutable definition; executions name it by its id.

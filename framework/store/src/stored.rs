@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use stagepost_protocol::{ExecutionArn, ExecutionId, Namespace, Payload, StateMachineArn};
+use stagepost_protocol::{ExecutionArn, ExecutionId, Namespace, Parent, Payload, StateMachineArn};
 
 use crate::{Error, ExecutionStatus, Result};
 
@@ -26,6 +26,10 @@ pub(crate) fn payload(text: &str) -> Result<Payload> {
 
 pub(crate) fn status(text: &str) -> Result<ExecutionStatus> {
     ExecutionStatus::parse(text).ok_or_else(|| unreadable("status"))
+}
+
+pub(crate) fn parent(text: Option<&str>) -> Result<Option<Parent>> {
+    text.map(|text| Parent::from_text(text).ok_or_else(|| unreadable("parent"))).transpose()
 }
 
 pub(crate) fn arns(

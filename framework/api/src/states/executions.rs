@@ -50,6 +50,7 @@ pub(super) async fn start(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
         input,
         trace_header: trace_header.map(str::to_owned),
         fresh,
+        parent: None,
     };
     match cx.api.commands.start(start).await? {
         Reply::Started { started_at } => Ok(json!({
@@ -84,7 +85,8 @@ pub(super) async fn stop(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let execution = names::execution(arn)?;
     // Asked first, so that nobody can wake a shard for executions that never were.
     find(cx, &execution).await?;
-    match cx.api.commands.stop(Stop { execution: execution.clone(), error, cause }).await? {
+    let stop = Stop { execution: execution.clone(), error, cause, parent: None };
+    match cx.api.commands.stop(stop).await? {
         Reply::Stopped { stopped_at } => Ok(json!({ "stopDate": stopped_at.as_seconds_f64() })),
         Reply::NotFound => Err(missing(&execution)),
         Reply::Refused(why) => Err(ApiError::validation(why)),

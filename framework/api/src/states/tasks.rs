@@ -69,7 +69,8 @@ pub(super) async fn send_heartbeat(cx: &Context<'_>, mut m: Members<'_>) -> Answ
 }
 
 async fn report(cx: &Context<'_>, token: &str, outcome: ReportOutcome) -> Answer {
-    let report = Report { token: TaskToken::from_untrusted(token), worker: None, started_at: None, outcome };
+    let token = TaskToken::from_untrusted(token);
+    let report = Report { token, worker: None, started_at: None, outcome, child: None };
     match cx.api.commands.report(report).await? {
         Reply::Accepted => nothing(),
         Reply::InvalidToken => Err(ApiError::about(Code::InvalidToken, "Invalid token")),

@@ -217,6 +217,9 @@ impl Commands for Memory {
             cause: None,
             wake_at: None,
             trace_header: start.trace_header,
+            parent: start.parent,
+            redrive_count: 0,
+            redriven_at: None,
         });
         Ok(Reply::Started { started_at })
     }

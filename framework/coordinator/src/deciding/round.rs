@@ -12,7 +12,7 @@ use stagepost_protocol::{
 };
 use stagepost_store::{EndedExecution, ExecutionStatus, HistoryRow, Lease, NewExecution, Snapshot};
 
-use super::{Deciding, FACTS_MAX, Known, Taken, snapshot_payload};
+use super::{Deciding, FACTS_MAX, Known, Taken, family, snapshot_payload};
 use crate::{cache::Entry, dispatch, metrics::add, pipeline::Decided};
 
 /// A snapshot is written after so many events, or after as many as its size is worth, whichever is more: so
@@ -25,18 +25,22 @@ const SNAPSHOT_BYTES_PER_EVENT: usize = 100;
 struct Touched {
     events: Vec<HistoryEvent>,
     started: Option<Box<Start>>,
+    /// Something of it came with a message that the broker may lose, or with none.
+    volatile: bool,
 }
 
 pub(super) struct Round<'a> {
-    deciding: &'a mut Deciding,
-    known: Known,
-    decided: &'a mut Decided,
+    pub(super) deciding: &'a mut Deciding,
+    pub(super) known: Known,
+    pub(super) decided: &'a mut Decided,
     now: Timestamp,
     touched: HashMap<ExecutionId, Touched>,
     /// The executions that this batch concerns, in the order of their first mention.
     order: Vec<ExecutionId>,
     concerned: HashSet<ExecutionId>,
-    wakes: HashMap<ExecutionId, Option<Timestamp>>,
+    pub(super) wakes: HashMap<ExecutionId, Option<Timestamp>>,
+    /// What is decided now came with a message that the broker may lose, or with none: [`Touched::volatile`].
+    volatile: bool,
 }
 
 fn random() -> u64 {
@@ -44,7 +48,7 @@ fn random() -> u64 {
     (bits >> 64) as u64 ^ bits as u64
 }
 
-fn publish(declared: &mut HashSet<String>, decided: &mut Decided, message: Message) {
+pub(super) fn publish(declared: &mut HashSet<String>, decided: &mut Decided, message: Message) {
     if !declared.contains(&message.queue) {
         if declared.len() >= FACTS_MAX {
             declared.clear();
@@ -67,11 +71,13 @@ impl<'a> Round<'a> {
             order: Vec::new(),
             concerned: HashSet::new(),
             wakes: HashMap::new(),
+            volatile: false,
         }
     }
 
     pub(super) fn message(&mut self, taken: Taken) {
         let Taken { shard, message, reply, redelivered } = taken;
+        self.volatile = reply.is_some();
         let shards = self.deciding.options.shards;
         let id = match &message {
             ShardMessage::Reports(_) => None,
@@ -149,10 +155,13 @@ impl<'a> Round<'a> {
         if !self.deciding.cache.contains(id) {
             add(&self.deciding.shared.metrics.inputs_ignored, 1);
             let ended = self.known.ended.contains_key(&id);
+            if redelivered {
+                self.republish_end(id);
+            }
             return if ended { Reply::TaskTimedOut } else { Reply::TaskDoesNotExist };
         }
-        let Report { worker, started_at, outcome, .. } = report;
-        match self.decide(id, Input::Report { event_id, worker, started_at, outcome }) {
+        let Report { worker, started_at, outcome, child, .. } = report;
+        match self.decide(id, Input::Report { event_id, worker, started_at, outcome, child }) {
             None => Reply::Accepted,
             Some(ignored) => {
                 if redelivered {
@@ -181,7 +190,9 @@ impl<'a> Round<'a> {
         let id = start.execution.id();
         if let Some(entry) = self.deciding.cache.get(id) {
             let origin = entry.execution.origin();
-            let (same, started_at) = (origin.input == start.input, origin.started_at);
+            let same =
+                origin.input == start.input && (start.parent.is_none() || origin.parent == start.parent);
+            let started_at = origin.started_at;
             if redelivered {
                 self.republish(id);
             }
@@ -189,12 +200,13 @@ impl<'a> Round<'a> {
         }
         if let Some(summary) = self.known.ended.get(&id) {
             // A start that comes again after its execution has ended is still the same start.
-            let same = redelivered && summary.input == start.input;
-            return if same {
-                Reply::Started { started_at: summary.started_at }
-            } else {
-                Reply::AlreadyExists
-            };
+            let ours = start.parent.is_some() && summary.parent == start.parent;
+            let same = (redelivered || ours) && summary.input == start.input;
+            let started_at = summary.started_at;
+            if redelivered || ours {
+                self.republish_end(id);
+            }
+            return if same { Reply::Started { started_at } } else { Reply::AlreadyExists };
         }
         if let Some(reason) = self.known.broken.get(&id) {
             return Reply::Refused(reason.clone());
@@ -208,6 +220,7 @@ impl<'a> Round<'a> {
             role_arn: start.role_arn.clone(),
             input: start.input.clone(),
             started_at: self.now,
+            parent: start.parent.clone(),
         };
         let activities = &self.deciding.activities;
         let env = Env {
@@ -226,8 +239,18 @@ impl<'a> Round<'a> {
 
     fn stop(&mut self, stop: Stop, redelivered: bool) -> Reply {
         let id = stop.execution.id();
+        let found = self.deciding.cache.get(id).map(|entry| &entry.execution.origin().parent);
+        let parent = found.or(self.known.ended.get(&id).map(|summary| &summary.parent));
+        if stop.parent.is_some() && stop.parent.as_ref() != parent.and_then(|p| p.as_ref()).map(|p| &p.token)
+        {
+            return Reply::NotFound;
+        }
         if let Some(summary) = self.known.ended.get(&id) {
-            return Reply::Stopped { stopped_at: summary.stopped_at.unwrap_or(self.now) };
+            let stopped_at = summary.stopped_at.unwrap_or(self.now);
+            if redelivered {
+                self.republish_end(id);
+            }
+            return Reply::Stopped { stopped_at };
         }
         if let Some(reason) = self.known.broken.get(&id) {
             return Reply::Refused(reason.clone());
@@ -246,8 +269,9 @@ impl<'a> Round<'a> {
     /// A wake-up fired: what is due happens, and what an earlier owner may not have published is published.
     pub(super) fn wake(&mut self, id: ExecutionId) {
         if !self.deciding.cache.contains(id) {
-            return;
+            return self.wake_ended(id);
         }
+        self.volatile = true;
         // First, so that it does not repeat what is decided now.
         self.republish(id);
         let ignored = self.decide(id, Input::Wake);
@@ -338,11 +362,13 @@ impl<'a> Round<'a> {
 
     fn touch(&mut self, id: ExecutionId) -> &mut Touched {
         self.in_flight(id);
-        self.touched.entry(id).or_default()
+        let touched = self.touched.entry(id).or_default();
+        touched.volatile |= self.volatile;
+        touched
     }
 
     /// Notes that this batch concerns the execution, once.
-    fn in_flight(&mut self, id: ExecutionId) {
+    pub(super) fn in_flight(&mut self, id: ExecutionId) {
         if self.concerned.insert(id) {
             self.order.push(id);
         }
@@ -352,9 +378,10 @@ impl<'a> Round<'a> {
     pub(super) fn finish(mut self) {
         let mut touched = std::mem::take(&mut self.touched);
         for id in std::mem::take(&mut self.order) {
+            self.decided.executions.push(id);
+            // What has ended before this batch has no entry.
             let Some(entry) = self.deciding.cache.get_mut(id) else { continue };
             entry.in_flight += 1;
-            self.decided.executions.push(id);
             if let Some(touched) = touched.remove(&id) {
                 self.write(id, touched);
             }
@@ -391,10 +418,12 @@ impl<'a> Round<'a> {
         entry.events_since_snapshot += touched.events.len() as u64;
 
         let end = entry.execution.end().map(|(end, at)| ended(id, end, at));
+        // No message would come again for what follows from this end.
+        let fragile = touched.volatile && entry.execution.origin().parent.is_some();
         let from = entry.stored_wake;
         let next = entry.execution.next_deadline();
         let to = match (&end, &touched.started) {
-            (Some(_), _) => None,
+            (Some(_), _) => fragile.then(|| self.now.plus_millis(guard)),
             // In case that what it leads to is never published.
             (None, Some(_)) => {
                 let guard = self.now.plus_millis(guard);
@@ -424,6 +453,7 @@ impl<'a> Round<'a> {
                 started_at: self.now,
                 wake_at: to,
                 trace_header: start.trace_header,
+                parent: start.parent,
             });
         } else if to != from && end.is_none() {
             self.wakes.insert(id, to);
@@ -432,8 +462,13 @@ impl<'a> Round<'a> {
             Some(end) => {
                 add(&self.deciding.shared.metrics.executions_ended, 1);
                 self.wakes.remove(&id);
-                batch.ended.push(end);
+                let child = family::Child::of(entry.execution.origin(), &end);
+                let report = child.and_then(|child| child.report());
+                batch.ended.push(EndedExecution { wake_at: to, ..end });
                 self.decided.ended.push(id);
+                if let Some(report) = report {
+                    self.tell_parent(report);
+                }
             }
             None => {
                 let worth = (entry.execution.approximate_bytes() / SNAPSHOT_BYTES_PER_EVENT) as u64;
@@ -469,5 +504,5 @@ fn ended(id: ExecutionId, end: &End, at: Timestamp) -> EndedExecution {
         End::TimedOut => (ExecutionStatus::TimedOut, None, None, None),
         End::Aborted { error, cause } => (ExecutionStatus::Aborted, None, error.clone(), cause.clone()),
     };
-    EndedExecution { execution: id, status, stopped_at: at, output, error, cause }
+    EndedExecution { execution: id, status, stopped_at: at, output, error, cause, wake_at: None }
 }

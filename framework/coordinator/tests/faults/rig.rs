@@ -217,6 +217,7 @@ impl Rig {
                 input: Payload::from_value(&input(name, n)),
                 trace_header: None,
                 fresh: self.dice.below(2) == 0,
+                parent: None,
             };
             // A name that is used twice is not fresh.
             if !start.fresh && self.dice.below(3) == 0 {
@@ -244,7 +245,8 @@ impl Rig {
 
     pub(crate) async fn stop_those_to_stop(&self) {
         let stops = self.started.iter().filter(|(_, name, _)| *name == "stopped").map(|(arn, _, _)| {
-            let stop = Stop { execution: arn.clone(), error: Some("Enough".into()), cause: None };
+            let error = Some("Enough".into());
+            let stop = Stop { execution: arn.clone(), error, cause: None, parent: None };
             async move {
                 let deadline = tokio::time::Instant::now() + PATIENCE;
                 loop {
@@ -310,6 +312,7 @@ impl Rig {
             role_arn: summary.role_arn.clone(),
             input: summary.input.clone(),
             started_at: summary.started_at,
+            parent: summary.parent.clone(),
         };
         let replayed = Execution::replay(origin, Arc::new(definition), &events).unwrap();
         let end = replayed.end().map(|(end, _)| end.clone());
@@ -343,6 +346,7 @@ async fn work(broker: Arc<dyn Broker>, queue: String, activity: &'static str, di
                 worker: Some("w".into()),
                 started_at: None,
                 outcome: answer(activity, &task),
+                child: None,
             };
             let reports = reports.entry(task.reply_to).or_default();
             if dice.happens(50) {

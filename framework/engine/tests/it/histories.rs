@@ -486,6 +486,6 @@ fn a_start_that_a_worker_reports_late_never_goes_back_in_time() {
     let mut run = Run::start(&states("A", json!({ "A": task("a", json!({ "End": true })) })), json!(0));
     let started_at = Some(Timestamp::from_millis(5));
     let outcome = ReportOutcome::Succeeded(payload(&json!(1)));
-    run.decide(Input::Report { event_id: 3, worker: None, started_at, outcome }).unwrap();
+    run.decide(Input::Report { event_id: 3, worker: None, started_at, outcome, child: None }).unwrap();
     assert_eq!(run.events[3].at, run.events[2].at);
 }

@@ -248,7 +248,7 @@ fn act(run: &mut Run, choices: &mut Choices<'_>) {
         }
     };
     // What is ignored is checked by `decide`: it changes nothing.
-    let _ = run.decide(Input::Report { event_id, worker: None, started_at, outcome });
+    let _ = run.decide(Input::Report { event_id, worker: None, started_at, outcome, child: None });
 }
 
 fn finish(run: &mut Run) {

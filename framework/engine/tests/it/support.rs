@@ -60,6 +60,7 @@ impl Run {
             role_arn: "role".into(),
             input: payload(&input),
             started_at: now,
+            parent: None,
         };
         let (key, random) = (TokenKey::new(&[1; 32]), Cell::new(7));
         let missing: Vec<String> = missing.iter().map(|m| (*m).to_owned()).collect();
@@ -119,7 +120,13 @@ impl Run {
     }
 
     pub(crate) fn report(&mut self, event_id: u64, outcome: ReportOutcome) -> Result<(), Ignored> {
-        self.decide(Input::Report { event_id, worker: Some("w".into()), started_at: None, outcome })
+        self.decide(Input::Report {
+            event_id,
+            worker: Some("w".into()),
+            started_at: None,
+            outcome,
+            child: None,
+        })
     }
 
     pub(crate) fn succeed(&mut self, event_id: u64, output: Value) {

@@ -287,7 +287,9 @@ async fn deliver(client: &Client, attempt: &Attempt, outcome: &ReportOutcome) ->
             ReportOutcome::Started => return false,
             ReportOutcome::Heartbeat => (false, client.heartbeat(token).await),
             ReportOutcome::Succeeded(output) => (true, client.succeeded(token, output.as_str()).await),
-            ReportOutcome::Failed { error, cause } => {
+            ReportOutcome::Failed { error, cause }
+            | ReportOutcome::TimedOut { error, cause }
+            | ReportOutcome::Aborted { error, cause } => {
                 (true, client.failed(token, error.as_deref(), cause.as_deref()).await)
             }
         };

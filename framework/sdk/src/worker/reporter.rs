@@ -113,6 +113,7 @@ impl Reporter {
                 worker: Some(self.worker.clone()),
                 started_at: Some(attempt.started_at),
                 outcome,
+                child: None,
             });
             batch.attempts.push(attempt);
         }
@@ -189,12 +190,15 @@ struct Closed;
 fn payload_bytes(outcome: &ReportOutcome) -> usize {
     match outcome {
         ReportOutcome::Succeeded(output) => output.len(),
-        ReportOutcome::Failed { cause, .. } => cause.as_ref().map_or(0, String::len),
+        ReportOutcome::Failed { cause, .. }
+        | ReportOutcome::TimedOut { cause, .. }
+        | ReportOutcome::Aborted { cause, .. } => cause.as_ref().map_or(0, String::len),
         ReportOutcome::Started | ReportOutcome::Heartbeat => 0,
     }
 }
 
 /// Whether an outcome ends its attempt.
 fn is_last(outcome: &ReportOutcome) -> bool {
-    matches!(outcome, ReportOutcome::Succeeded(_) | ReportOutcome::Failed { .. })
+    use ReportOutcome::{Aborted, Failed, Succeeded, TimedOut};
+    matches!(outcome, Succeeded(_) | Failed { .. } | TimedOut { .. } | Aborted { .. })
 }

@@ -113,7 +113,9 @@ impl Coordinator {
             let id = report.token.as_str().to_owned();
             match report.outcome {
                 ReportOutcome::Succeeded(output) => return (id, Ok(output.as_str().to_owned())),
-                ReportOutcome::Failed { error, cause } => {
+                ReportOutcome::Failed { error, cause }
+                | ReportOutcome::TimedOut { error, cause }
+                | ReportOutcome::Aborted { error, cause } => {
                     return (id, Err((error.unwrap_or_default(), cause.unwrap_or_default())));
                 }
                 ReportOutcome::Started | ReportOutcome::Heartbeat => {}

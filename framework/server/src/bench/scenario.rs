@@ -193,6 +193,7 @@ impl Rig {
             input,
             trace_header: None,
             fresh: true,
+            parent: None,
         }
     }
 

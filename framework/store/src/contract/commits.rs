@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use stagepost_protocol::{Payload, ShardId};
+use stagepost_protocol::{Parent, ParentKind, Payload, ShardId, TaskToken, shard::SLOTS};
 
 use super::{Database, all_shards, at, ended, history_row, load_one, new_execution, start};
-use crate::{Batch, EndedExecution, Error, ExecutionStatus, Lease, Snapshot};
+use crate::{Batch, EndedExecution, Error, ExecutionStatus, Lease, NewExecution, Snapshot};
 
 pub(crate) async fn a_batch_is_written_as_a_whole(db: Arc<dyn Database>) {
     let store = db.open().await;
@@ -50,6 +50,25 @@ pub(crate) async fn a_batch_is_written_as_a_whole(db: Arc<dyn Database>) {
     store.commit(Batch::default()).await.unwrap();
     assert!(load_one(&*store, new_execution("none").id).await.is_none());
     assert_eq!(store.execution(new_execution("none").id).await.unwrap(), None);
+}
+
+pub(crate) async fn a_child_keeps_its_parent_and_an_end_may_keep_a_wake_up(db: Arc<dyn Database>) {
+    let store = db.open().await;
+    let parent = Parent { token: TaskToken::from_untrusted("t"), kind: ParentKind::MapItem { index: 3 } };
+    let child = NewExecution { parent: Some(parent.clone()), ..new_execution("child") };
+    let ended = EndedExecution { wake_at: Some(at(3000)), ..ended(child.id) };
+    let batch = Batch { started: vec![child.clone()], ended: vec![ended], ..Batch::default() };
+    store.commit(batch).await.unwrap();
+
+    let summary = load_one(&*store, child.id).await.unwrap().summary;
+    assert_eq!(summary.parent, Some(parent));
+    assert_eq!((summary.redrive_count, summary.redriven_at), (0, None));
+    assert_eq!(summary.wake_at, Some(at(3000)));
+    let slots = std::iter::once(0..SLOTS).collect::<Vec<_>>();
+    assert_eq!(store.due(&slots, at(3000), 9).await.unwrap(), [(at(3000), child.id)]);
+    // It is gone once it is confirmed, and no other time takes its place.
+    store.commit(Batch { wakes: vec![(child.id, Some(at(9000)))], ..Batch::default() }).await.unwrap();
+    assert_eq!(store.execution(child.id).await.unwrap().unwrap().wake_at, None);
 }
 
 pub(crate) async fn what_a_batch_repeats_is_a_conflict_and_nothing_of_it_is_written(db: Arc<dyn Database>) {

@@ -27,6 +27,7 @@ macro_rules! suite {
     ($run:path) => {
         $crate::contract::suite!($run, commits:
             a_batch_is_written_as_a_whole,
+            a_child_keeps_its_parent_and_an_end_may_keep_a_wake_up,
             what_a_batch_repeats_is_a_conflict_and_nothing_of_it_is_written,
             commits_without_a_current_lease_write_nothing,
             concurrent_commits_fail_one_by_one,
@@ -89,6 +90,7 @@ pub(crate) fn new_execution(name: &str) -> NewExecution {
         started_at: at(1000),
         wake_at: Some(at(5000)),
         trace_header: Some("00-1-2-01".to_owned()),
+        parent: None,
     }
 }
 
@@ -106,6 +108,7 @@ pub(crate) fn ended(execution: ExecutionId) -> EndedExecution {
         output: Some(Payload::parse("[true]").unwrap()),
         error: None,
         cause: None,
+        wake_at: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{borrow::Cow, pin::Pin};
 
 use deadpool_postgres::Object;
 use futures_util::future::join_all;
-use stagepost_protocol::Slot;
+use stagepost_protocol::{Parent, Slot};
 
 use super::{
     errors,
@@ -16,13 +16,13 @@ const WHAT: &str = "commit a batch";
 
 const CHECK: &str = "SELECT check_leases($1, $2)";
 const START: &str = "INSERT INTO executions (id, slot, account, region, state_machine, arn_state_machine, name, \
-     definition_id, role_arn, status, started_at, wake_at, input, trace_header) \
+     definition_id, role_arn, status, started_at, wake_at, input, trace_header, parent) \
      SELECT id, slot, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, \
-     'RUNNING', started_at, wake_at, input, trace_header \
+     'RUNNING', started_at, wake_at, input, trace_header, parent \
      FROM unnest($1::bytea[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], \
-     $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::text[]) \
+     $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[]) \
      AS new (id, slot, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, \
-     started_at, wake_at, input, trace_header)";
+     started_at, wake_at, input, trace_header, parent)";
 const HISTORY: &str = "INSERT INTO history (execution_id, sequence, first_event_id, last_event_id, epoch, payload) \
      SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])";
 // The condition is not in WHERE, where it would invite the planner to go through all that runs.
@@ -30,9 +30,9 @@ pub(super) const WAKE: &str = "UPDATE executions e \
      SET wake_at = CASE WHEN e.stopped_at IS NULL THEN new.wake_at END \
      FROM unnest($1::bytea[], $2::bigint[]) AS new (id, wake_at) WHERE e.id = new.id";
 pub(super) const END: &str = "UPDATE executions e SET status = new.status, stopped_at = new.stopped_at, output = new.output, \
-     error = new.error, cause = new.cause, wake_at = NULL \
-     FROM unnest($1::bytea[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[]) \
-     AS new (id, status, stopped_at, output, error, cause) WHERE e.id = new.id";
+     error = new.error, cause = new.cause, wake_at = new.wake_at \
+     FROM unnest($1::bytea[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[]) \
+     AS new (id, status, stopped_at, output, error, cause, wake_at) WHERE e.id = new.id";
 const SNAPSHOT: &str = "INSERT INTO snapshots (execution_id, sequence, payload) \
      SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::text[]) \
      ON CONFLICT (execution_id) DO UPDATE SET sequence = excluded.sequence, payload = excluded.payload";
@@ -88,11 +88,19 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
         &started.wake_at,
         &started.input,
         &started.trace_header,
+        &started.parent,
     ];
     let history_params: Params<'_> =
         &[&history.id, &history.sequence, &history.first, &history.last, &history.epoch, &history.payload];
-    let end_params: Params<'_> =
-        &[&ended.id, &ended.status, &ended.stopped_at, &ended.output, &ended.error, &ended.cause];
+    let end_params: Params<'_> = &[
+        &ended.id,
+        &ended.status,
+        &ended.stopped_at,
+        &ended.output,
+        &ended.error,
+        &ended.cause,
+        &ended.wake_at,
+    ];
     // Starts come before what changes them, wake-ups before ends, which drop them.
     let statements: [(bool, &'static str, Params<'_>); 6] = [
         (batch.leases.is_empty(), CHECK, &[&leases.0, &leases.1]),
@@ -141,6 +149,7 @@ struct StartColumns<'a> {
     wake_at: Vec<Option<i64>>,
     input: Vec<&'a str>,
     trace_header: Vec<Option<Cow<'a, str>>>,
+    parent: Vec<Option<String>>,
 }
 
 fn start_columns(started: &[NewExecution]) -> StartColumns<'_> {
@@ -159,6 +168,7 @@ fn start_columns(started: &[NewExecution]) -> StartColumns<'_> {
         c.wake_at.push(e.wake_at.map(|t| t.as_millis()));
         c.input.push(e.input.as_str());
         c.trace_header.push(e.trace_header.as_deref().map(stored::text));
+        c.parent.push(e.parent.as_ref().map(Parent::to_text));
     }
     c
 }
@@ -194,6 +204,7 @@ struct EndColumns<'a> {
     output: Vec<Option<&'a str>>,
     error: Vec<Option<Cow<'a, str>>>,
     cause: Vec<Option<Cow<'a, str>>>,
+    wake_at: Vec<Option<i64>>,
 }
 
 fn end_columns(ended: &[EndedExecution]) -> EndColumns<'_> {
@@ -205,6 +216,7 @@ fn end_columns(ended: &[EndedExecution]) -> EndColumns<'_> {
         c.output.push(e.output.as_ref().map(|p| p.as_str()));
         c.error.push(e.error.as_deref().map(stored::text));
         c.cause.push(e.cause.as_deref().map(stored::text));
+        c.wake_at.push(e.wake_at.map(|t| t.as_millis()));
     }
     c
 }

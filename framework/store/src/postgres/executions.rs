@@ -24,7 +24,8 @@ const HISTORY_DESCENDING: &str = "SELECT execution_id, sequence, first_event_id,
 pub(super) fn select(rest: &str) -> String {
     format!(
         "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, status, \
-         started_at, stopped_at, wake_at, input, output, error, cause, trace_header FROM executions {rest}"
+         started_at, stopped_at, wake_at, input, output, error, cause, trace_header, \
+         parent, redrive_count, redriven_at FROM executions {rest}"
     )
 }
 
@@ -41,8 +42,8 @@ pub(super) async fn executions(
     query: &ListExecutions,
 ) -> Result<Page<ExecutionSummary>> {
     const SELECT: &str = "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, \
-         role_arn, status, started_at, stopped_at, wake_at, 'null', NULL::text, error, cause, trace_header \
-         FROM executions WHERE account = $1 AND region = $2 AND state_machine = $3 \
+         role_arn, status, started_at, stopped_at, wake_at, 'null', NULL::text, error, cause, trace_header, \
+         parent, redrive_count, redriven_at FROM executions WHERE account = $1 AND region = $2 AND state_machine = $3 \
          AND (started_at, id) < ($4, $5) AND ($6::text IS NULL OR status = $6) \
          ORDER BY started_at DESC, id DESC LIMIT $7";
     let (before, id) = paging::execution_place(query.after.as_deref())?;
@@ -91,6 +92,9 @@ pub(super) fn summary(row: &Row) -> Result<ExecutionSummary> {
         error: row.get(14),
         cause: row.get(15),
         trace_header: row.get(16),
+        parent: stored::parent(row.get(17))?,
+        redrive_count: u32::try_from(row.get::<_, i32>(18)).unwrap_or(0),
+        redriven_at: row.get::<_, Option<i64>>(19).map(Timestamp::from_millis),
     })
 }
 

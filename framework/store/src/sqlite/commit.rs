@@ -1,7 +1,7 @@
 //! The hot path: one savepoint for a batch, one sync for all batches that wait.
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
-use stagepost_protocol::Slot;
+use stagepost_protocol::{Parent, Slot};
 
 use super::{errors, store::SqliteStore};
 use crate::{Batch, EndedExecution, Error, HistoryRow, Lease, NewExecution, Result, Snapshot, stored};
@@ -10,13 +10,13 @@ const WHAT: &str = "commit a batch";
 
 const CHECK: &str = "SELECT 1 FROM shards WHERE shard = ?1 AND epoch = ?2 AND owner IS NOT NULL";
 const START: &str = "INSERT INTO executions (id, slot, account, region, state_machine, arn_state_machine, name, \
-     definition_id, role_arn, status, started_at, wake_at, input, trace_header) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'RUNNING', ?10, ?11, ?12, ?13)";
+     definition_id, role_arn, status, started_at, wake_at, input, trace_header, parent) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'RUNNING', ?10, ?11, ?12, ?13, ?14)";
 const HISTORY: &str = "INSERT INTO history (execution, sequence, first_event_id, last_event_id, epoch, payload) \
      VALUES ((SELECT number FROM executions WHERE id = ?1), ?2, ?3, ?4, ?5, ?6)";
-const WAKE: &str = "UPDATE executions SET wake_at = ?2 WHERE id = ?1 AND stopped_at IS NULL";
+const WAKE: &str = "UPDATE executions SET wake_at = CASE WHEN stopped_at IS NULL THEN ?2 END WHERE id = ?1";
 const END: &str = "UPDATE executions SET status = ?2, stopped_at = ?3, output = ?4, error = ?5, cause = ?6, \
-     wake_at = NULL WHERE id = ?1";
+     wake_at = ?7 WHERE id = ?1";
 const SNAPSHOT: &str = "INSERT INTO snapshots (execution_id, sequence, payload) VALUES (?1, ?2, ?3) \
      ON CONFLICT (execution_id) DO UPDATE SET sequence = excluded.sequence, payload = excluded.payload";
 
@@ -85,6 +85,7 @@ fn insert_execution(statement: &mut CachedStatement<'_>, e: &NewExecution) -> ru
         e.wake_at.map(|t| t.as_millis()),
         e.input.as_str(),
         e.trace_header.as_deref().map(stored::text),
+        e.parent.as_ref().map(Parent::to_text),
     ])
 }
 
@@ -107,6 +108,7 @@ fn end_execution(statement: &mut CachedStatement<'_>, e: &EndedExecution) -> rus
         e.output.as_ref().map(|p| p.as_str()),
         e.error.as_deref().map(stored::text),
         e.cause.as_deref().map(stored::text),
+        e.wake_at.map(|t| t.as_millis()),
     ])
 }
 

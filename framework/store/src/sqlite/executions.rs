@@ -7,8 +7,8 @@ use super::{errors, store::SqliteStore};
 use crate::{ExecutionSummary, HistoryRow, ListExecutions, Page, Result, paging, stored};
 
 const LIST: &str = "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, \
-     role_arn, status, started_at, stopped_at, wake_at, 'null', NULL, error, cause, trace_header \
-     FROM executions WHERE account = ?1 AND region = ?2 AND state_machine = ?3 \
+     role_arn, status, started_at, stopped_at, wake_at, 'null', NULL, error, cause, trace_header, \
+     parent, redrive_count, redriven_at FROM executions WHERE account = ?1 AND region = ?2 AND state_machine = ?3 \
      AND (started_at, id) < (?4, ?5) AND (?6 IS NULL OR status = ?6) \
      ORDER BY started_at DESC, id DESC LIMIT ?7";
 const HISTORY_ASCENDING: &str = "SELECT ?1, sequence, first_event_id, last_event_id, epoch, payload FROM history \
@@ -22,7 +22,8 @@ const HISTORY_DESCENDING: &str = "SELECT ?1, sequence, first_event_id, last_even
 pub(super) fn select(rest: &str) -> String {
     format!(
         "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, status, \
-         started_at, stopped_at, wake_at, input, output, error, cause, trace_header FROM executions {rest}"
+         started_at, stopped_at, wake_at, input, output, error, cause, trace_header, \
+         parent, redrive_count, redriven_at FROM executions {rest}"
     )
 }
 
@@ -151,6 +152,9 @@ pub(super) fn summary(row: &Row<'_>) -> Result<ExecutionSummary> {
         error: maybe_text(14)?,
         cause: maybe_text(15)?,
         trace_header: maybe_text(16)?,
+        parent: stored::parent(maybe_text(17)?.as_deref())?,
+        redrive_count: row.get(18).map_err(&failed)?,
+        redriven_at: maybe_time(19)?,
     })
 }
 
