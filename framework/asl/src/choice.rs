@@ -34,6 +34,8 @@ enum Test {
         field: Box<str>,
         query: Template,
     },
+    /// `Condition` with `true` or `false`.
+    Constant(bool),
 }
 
 #[derive(Debug)]
@@ -86,6 +88,14 @@ impl Rule {
         }
     }
 
+    /// The names of the workflow's variables that it refers to.
+    pub fn references(&self) -> Vec<&str> {
+        match &self.test {
+            Test::Condition { query, .. } => query.references(),
+            _ => self.paths().into_iter().filter_map(Path::variable).collect(),
+        }
+    }
+
     /// Whether a JSONata condition looks at the context object.
     pub fn reads_context(&self) -> bool {
         matches!(&self.test, Test::Condition { query, .. } if query.reads_context())
@@ -105,6 +115,9 @@ impl Rule {
             found.comment(node);
             found.only(node, &[&["Condition", "Comment"], OUTER]);
             found.required(node, &["Condition"]);
+            if let Some(Value::Bool(value)) = node.get("Condition") {
+                return Some(Rule { test: Test::Constant(*value) });
+            }
             let place = node.pointer.rsplit('/').next().unwrap_or_default();
             let field = format!("Choices[{place}]/Condition");
             let query = found.query(node, "Condition", &field)?;
@@ -135,12 +148,13 @@ impl Test {
                     | Comparison::Boolean(Operand::Constant(_)) => {}
                 }
             }
-            Test::Condition { .. } => {}
+            Test::Condition { .. } | Test::Constant(_) => {}
         }
     }
 
     fn holds(&self, data: &Data<'_>) -> Result<bool, EvalError> {
         match self {
+            Test::Constant(value) => Ok(*value),
             Test::And(tests) => {
                 for test in tests {
                     if !test.holds(data)? {

@@ -4,6 +4,10 @@
 //! sees `$states` and the variables and nothing of the machine it runs on (time and chance come from [`Data`]), and
 //! it has limits of time, depth and length, so that no expression stops the coordinator.
 
+mod references;
+
+pub use references::{FUNCTIONS, References};
+
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
@@ -48,6 +52,7 @@ pub struct Expr {
     ast: Arc<AstNode>,
     reads: Reads,
     variables: Arc<[Box<str>]>,
+    references: Arc<References>,
 }
 
 /// What of `$states` an expression looks at; too much rather than too little.
@@ -65,9 +70,10 @@ pub fn expression(text: &str) -> Option<&str> {
 }
 
 impl Expr {
-    /// Compiles the text between `{%` and `%}`; the error is a sentence fragment that says what is wrong with it.
+    /// Compiles the text between `{%` and `%}`; the error says what is wrong with it, as the service does.
     pub fn parse(source: &str) -> Result<Expr, String> {
-        let ast = parser::parse(source).map_err(|e| e.to_string())?;
+        let ast = parser::parse(source).map_err(|e| complaint(&e.to_string()))?;
+        let references = Arc::new(References::of(&ast));
         let mut variables: Vec<Box<str>> = Vec::new();
         let mut reads = Reads::default();
         for (at, _) in source.match_indices('$') {
@@ -80,7 +86,8 @@ impl Expr {
                 variables.push(name.into());
             }
         }
-        Ok(Expr { source: source.into(), ast: Arc::new(ast), reads, variables: variables.into() })
+        let (source, ast, variables) = (source.into(), Arc::new(ast), variables.into());
+        Ok(Expr { source, ast, reads, variables, references })
     }
 
     /// The expression as it was written, without its delimiters.
@@ -96,6 +103,11 @@ impl Expr {
     /// Whether it looks at the context object.
     pub fn reads_context(&self) -> bool {
         self.reads.context
+    }
+
+    /// What it looks at.
+    pub fn references(&self) -> &References {
+        &self.references
     }
 
     /// Its value, for the field that `field` names in the error (`Arguments/Name`). Fails with
@@ -121,6 +133,33 @@ impl Expr {
             Err(e) => Err(failed(format!("threw an error during evaluation. {}", message(&e)))),
         }
     }
+}
+
+/// The parser's words as the service gives them: without the code in front, and with symbols instead of the names that
+/// the parser has for them.
+fn complaint(message: &str) -> String {
+    const SYMBOLS: &[(&str, &str)] = &[
+        ("LeftBracket", "["),
+        ("RightBracket", "]"),
+        ("LeftBrace", "{"),
+        ("RightBrace", "}"),
+        ("LeftParen", "("),
+        ("RightParen", ")"),
+        ("Comma", ","),
+        ("Colon", ":"),
+        ("Semicolon", ";"),
+        ("Dot", "."),
+    ];
+    let coded = |code: &str| code.len() == 5 && code.starts_with(['S', 'T', 'D', 'U']);
+    let text = message.split_once(": ").filter(|(code, _)| coded(code)).map_or(message, |(_, text)| text);
+    let words = text.split(' ').map(|word| {
+        let (name, comma) = word.strip_suffix(',').map_or((word, ""), |name| (name, ","));
+        match SYMBOLS.iter().find(|(known, _)| *known == name) {
+            Some((_, symbol)) => format!("\"{symbol}\"{comma}"),
+            None => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// What went wrong, without what the service leaves out.

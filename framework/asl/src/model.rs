@@ -1,6 +1,9 @@
 //! A definition, parsed and compiled.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use serde_json::Value;
 
@@ -38,6 +41,13 @@ impl StateMachine {
     /// The state of a name.
     pub fn state_named(&self, name: &str) -> Option<&State> {
         self.by_name.get(name).map(|i| self.state(*i))
+    }
+
+    /// The variables that each of its states refers to, by the state's name; states that refer to none are left out
+    /// (DescribeStateMachine, "variableReferences").
+    pub fn variable_references(&self) -> BTreeMap<&str, Vec<&str>> {
+        let all = self.states.iter().map(|state| (&*state.name, state.variable_references()));
+        all.filter(|(_, names)| !names.is_empty()).collect()
     }
 
     /// The ARNs of the activities that its tasks name with account and region, and which must therefore exist.
@@ -108,60 +118,96 @@ impl State {
         templates.flat_map(Template::names)
     }
 
-    /// The names of the variables that its paths start from. Of a state in JSONata nothing: what is a variable there
-    /// and what a function or a name of the expression's own cannot be told.
-    pub fn named_variables(&self) -> Vec<&str> {
-        if self.query_language == QueryLanguage::Jsonata {
-            return Vec::new();
-        }
-        let mut paths: Vec<&Path> = Vec::new();
-        for path in [&self.input_path, &self.output_path] {
-            if let DataPath::Path(path) = path {
-                paths.push(path);
-            }
-        }
-        let mut templates: Vec<&Template> = self.assign.iter().collect();
-        let mut names: Vec<&str> = Vec::new();
+    /// The names of the workflow's variables that it refers to, sorted, each once.
+    pub fn variable_references(&self) -> Vec<&str> {
+        let mut used = Used { templates: Vec::new(), paths: Vec::new(), names: Vec::new() };
+        used.data_path(&self.input_path);
+        used.data_path(&self.output_path);
+        used.templates.extend(self.output.iter().chain(&self.assign));
         match &self.kind {
             StateKind::Task(task) => {
-                templates
+                used.templates
                     .extend(task.parameters.iter().chain(&task.result_selector).chain(&task.credentials));
-                paths.extend(
-                    task.timeout_seconds.iter().chain(&task.heartbeat_seconds).filter_map(Number::path),
-                );
+                used.numbers(task.timeout_seconds.iter().chain(&task.heartbeat_seconds));
+                used.errors(&task.errors);
             }
-            StateKind::Pass(pass) => templates.extend(&pass.parameters),
+            StateKind::Pass(pass) => used.templates.extend(&pass.parameters),
             StateKind::Choice(choice) => {
-                names.extend(choice.choices.iter().flat_map(|choice| choice.rule.variables()));
-                templates.extend(choice.choices.iter().filter_map(|choice| choice.assign.as_ref()));
-            }
-            StateKind::Wait(wait) => {
-                if let WaitUntil::SecondsPath(path) | WaitUntil::TimestampPath(path) = &wait.until {
-                    paths.push(path);
+                for choice in &choice.choices {
+                    used.names.extend(choice.rule.references());
+                    used.templates.extend(choice.assign.iter().chain(&choice.output));
                 }
             }
+            StateKind::Wait(wait) => match &wait.until {
+                WaitUntil::SecondsPath(path) | WaitUntil::TimestampPath(path) => used.paths.push(path),
+                WaitUntil::SecondsQuery(query) | WaitUntil::TimestampQuery(query) => {
+                    used.templates.push(query);
+                }
+                WaitUntil::Seconds(_) | WaitUntil::Timestamp(_) => {}
+            },
             StateKind::Succeed => {}
             StateKind::Fail(fail) => {
                 for text in fail.error.iter().chain(&fail.cause) {
                     match text {
-                        Text::Path(path) => paths.push(path),
-                        Text::Intrinsic(call) => paths.extend(call.paths()),
-                        Text::Fixed(_) | Text::Query(_) => {}
+                        Text::Path(path) => used.paths.push(path),
+                        Text::Intrinsic(call) => used.paths.extend(call.paths()),
+                        Text::Query(query) => used.templates.push(query),
+                        Text::Fixed(_) => {}
                     }
                 }
             }
             StateKind::Parallel(parallel) => {
-                templates.extend(parallel.parameters.iter().chain(&parallel.result_selector));
+                used.templates.extend(parallel.parameters.iter().chain(&parallel.result_selector));
+                used.errors(&parallel.errors);
             }
             StateKind::Map(map) => {
-                templates.extend(map.item_selector.iter().chain(&map.result_selector));
-                paths.extend(&map.items_path);
-                let numbers = map.max_concurrency.iter().chain(&map.tolerated_failure_count);
-                paths.extend(numbers.chain(&map.tolerated_failure_percentage).filter_map(Number::path));
+                used.templates.extend(map.item_selector.iter().chain(&map.result_selector).chain(&map.items));
+                used.paths.extend(&map.items_path);
+                used.numbers(map.max_concurrency.iter());
+                used.numbers(map.tolerated_failure_count.iter().chain(&map.tolerated_failure_percentage));
+                used.errors(&map.errors);
             }
         }
-        names.extend(paths.into_iter().filter_map(Path::variable));
-        names.extend(templates.into_iter().flat_map(Template::variables));
+        used.names()
+    }
+}
+
+/// What of a state may refer to variables.
+struct Used<'s> {
+    templates: Vec<&'s Template>,
+    paths: Vec<&'s Path>,
+    names: Vec<&'s str>,
+}
+
+impl<'s> Used<'s> {
+    fn data_path(&mut self, path: &'s DataPath) {
+        if let DataPath::Path(path) = path {
+            self.paths.push(path);
+        }
+    }
+
+    fn numbers(&mut self, numbers: impl Iterator<Item = &'s Number>) {
+        for number in numbers {
+            match number {
+                Number::Path(path) => self.paths.push(path),
+                Number::Query(query) => self.templates.push(query),
+                Number::Fixed(_) => {}
+            }
+        }
+    }
+
+    fn errors(&mut self, errors: &'s ErrorHandling) {
+        for catcher in &errors.catch {
+            self.templates.extend(catcher.assign.iter().chain(&catcher.output));
+        }
+    }
+
+    fn names(self) -> Vec<&'s str> {
+        let mut names = self.names;
+        names.extend(self.paths.into_iter().filter_map(Path::variable));
+        names.extend(self.templates.into_iter().flat_map(Template::references));
+        names.sort_unstable();
+        names.dedup();
         names
     }
 }
@@ -288,15 +334,6 @@ pub enum Number {
     Path(Path),
     /// `TimeoutSeconds` with a JSONata expression.
     Query(Template),
-}
-
-impl Number {
-    fn path(&self) -> Option<&Path> {
-        match self {
-            Number::Path(path) => Some(path),
-            Number::Fixed(_) | Number::Query(_) => None,
-        }
-    }
 }
 
 /// A text that is written in the definition or computed from the data.

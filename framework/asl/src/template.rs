@@ -9,13 +9,31 @@ use serde_json::{Map, Value};
 use crate::{
     eval::{Budget, Data, EvalError, check_depth},
     intrinsic::Intrinsic,
-    jsonata::{Expr, Session, expression, unexpected_type},
+    jsonata::{Expr, References, Session, expression, unexpected_type},
     path::Path,
 };
 
 /// Most errors that are reported for one template: each carries its whole pointer, and a hostile template could hold
 /// tens of thousands below a field whose name is as long as the document allows.
 const ERRORS_MAX: usize = 100;
+
+/// Which parts of `$states` there are for a field, beside `input` and `context`, which there always are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reserved {
+    /// `$states.result`: what the state's work gave.
+    pub result: bool,
+    /// `$states.errorOutput`: what was caught.
+    pub error_output: bool,
+}
+
+/// What is wrong with an expression of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// It cannot be read.
+    Invalid(String),
+    /// It can be read, but asks for what there is not.
+    Unsupported(String),
+}
 
 /// A compiled payload template.
 #[derive(Debug, Clone)]
@@ -63,11 +81,17 @@ impl Template {
         }
     }
 
-    /// Compiles JSON with JSONata in its strings, for the field that `field` names in errors. What is wrong is
-    /// reported as by [`Template::compile`].
-    pub fn compile_jsonata(source: &Value, field: &str) -> Result<Template, Vec<(String, String)>> {
-        let mut errors = Vec::new();
-        let root = compile_jsonata(source, &mut field.to_owned(), &mut String::new(), &mut errors);
+    /// Compiles JSON with JSONata in its strings, for the field that `field` names in errors. The errors are pairs of
+    /// a JSON pointer within the template and what is wrong there.
+    pub fn compile_jsonata(
+        source: &Value,
+        field: &str,
+        reserved: Reserved,
+    ) -> Result<Template, Vec<(String, Fault)>> {
+        let mut compiler =
+            JsonataCompiler { field: field.to_owned(), pointer: String::new(), reserved, errors: Vec::new() };
+        let root = compiler.compile(source);
+        let errors = compiler.errors;
         if errors.is_empty() {
             Ok(Template { source: Arc::new(source.clone()), root: Arc::new(root), places: 0, jsonata: true })
         } else {
@@ -103,6 +127,16 @@ impl Template {
         self.root.exprs(&mut exprs);
         let of_paths = paths.into_iter().filter_map(Path::variable);
         of_paths.chain(exprs.into_iter().flat_map(Expr::variables)).collect()
+    }
+
+    /// The names of the workflow's variables that it refers to.
+    pub fn references(&self) -> Vec<&str> {
+        let (mut paths, mut exprs) = (Vec::new(), Vec::new());
+        self.root.paths(&mut paths);
+        self.root.exprs(&mut exprs);
+        let of_paths = paths.into_iter().filter_map(Path::variable);
+        let of_exprs = exprs.into_iter().flat_map(|expr| expr.references().variables.iter());
+        of_paths.chain(of_exprs.map(|name| &**name)).collect()
     }
 
     /// That a value which it gave is of a type, by its JSON name: JSONata expressions say otherwise in the service's
@@ -227,51 +261,88 @@ fn compile(source: &Value, pointer: &mut String, errors: &mut Vec<(String, Strin
     }
 }
 
-/// As [`compile`]; `field` is the place as the service names it, and left as it was found too.
-fn compile_jsonata(
-    source: &Value,
-    field: &mut String,
-    pointer: &mut String,
-    errors: &mut Vec<(String, String)>,
-) -> Node {
-    let (field_len, pointer_len) = (field.len(), pointer.len());
-    let mut inner = |key: &str, shown: &str, value: &Value, field: &mut String, pointer: &mut String| {
-        field.push_str(shown);
-        pointer.push('/');
-        pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
-        let node = compile_jsonata(value, field, pointer, errors);
-        field.truncate(field_len);
-        pointer.truncate(pointer_len);
-        node
-    };
-    match source {
-        Value::Object(fields) => {
-            let mut nodes = Vec::with_capacity(fields.len());
-            for (key, value) in fields {
-                nodes.push((key.clone(), inner(key, &format!("/{key}"), value, field, pointer)));
-            }
-            let literal = nodes.iter().all(|(_, n)| matches!(n, Node::Literal(_)));
-            if literal { Node::Literal(source.clone()) } else { Node::Object(nodes) }
-        }
-        Value::Array(items) => {
-            let mut nodes = Vec::with_capacity(items.len());
-            for (n, item) in items.iter().enumerate() {
-                nodes.push(inner(&n.to_string(), &format!("[{n}]"), item, field, pointer));
-            }
-            let literal = nodes.iter().all(|n| matches!(n, Node::Literal(_)));
-            if literal { Node::Literal(source.clone()) } else { Node::Array(nodes) }
-        }
-        Value::String(text) => match expression(text).map(Expr::parse) {
-            None => Node::Literal(source.clone()),
-            Some(Ok(expr)) => Node::Jsonata { field: field.as_str().into(), expr },
-            Some(Err(fragment)) => {
-                if errors.len() < ERRORS_MAX {
-                    errors.push((pointer.clone(), fragment));
+/// Compiles JSON with JSONata in its strings.
+struct JsonataCompiler {
+    /// Where it is, as the service names it: `Arguments/Names[0]`.
+    field: String,
+    /// The same as a JSON pointer within the template.
+    pointer: String,
+    reserved: Reserved,
+    errors: Vec<(String, Fault)>,
+}
+
+impl JsonataCompiler {
+    fn compile(&mut self, source: &Value) -> Node {
+        match source {
+            Value::Object(fields) => {
+                let mut nodes = Vec::with_capacity(fields.len());
+                for (key, value) in fields {
+                    nodes.push((key.clone(), self.inner(key, &format!("/{key}"), value)));
                 }
-                Node::Literal(Value::Null)
+                let literal = nodes.iter().all(|(_, n)| matches!(n, Node::Literal(_)));
+                if literal { Node::Literal(source.clone()) } else { Node::Object(nodes) }
             }
-        },
-        other => Node::Literal(other.clone()),
+            Value::Array(items) => {
+                let mut nodes = Vec::with_capacity(items.len());
+                for (n, item) in items.iter().enumerate() {
+                    nodes.push(self.inner(&n.to_string(), &format!("[{n}]"), item));
+                }
+                let literal = nodes.iter().all(|n| matches!(n, Node::Literal(_)));
+                if literal { Node::Literal(source.clone()) } else { Node::Array(nodes) }
+            }
+            Value::String(text) => match expression(text).map(Expr::parse) {
+                None => Node::Literal(source.clone()),
+                Some(Ok(expr)) => {
+                    self.check(expr.references());
+                    Node::Jsonata { field: self.field.as_str().into(), expr }
+                }
+                Some(Err(why)) => {
+                    self.report(Fault::Invalid(why));
+                    Node::Literal(Value::Null)
+                }
+            },
+            other => Node::Literal(other.clone()),
+        }
+    }
+
+    fn inner(&mut self, key: &str, shown: &str, value: &Value) -> Node {
+        let (field_len, pointer_len) = (self.field.len(), self.pointer.len());
+        self.field.push_str(shown);
+        self.pointer.push('/');
+        self.pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+        let node = self.compile(value);
+        self.field.truncate(field_len);
+        self.pointer.truncate(pointer_len);
+        node
+    }
+
+    fn report(&mut self, fault: Fault) {
+        if self.errors.len() < ERRORS_MAX {
+            self.errors.push((self.pointer.clone(), fault));
+        }
+    }
+
+    /// What the service refuses of an expression that can be read.
+    fn check(&mut self, references: &References) {
+        for name in &references.nowhere {
+            self.report(Fault::Unsupported(format!(
+                "Reference to '{name}' at the top level is not supported."
+            )));
+        }
+        if references.root {
+            self.report(Fault::Unsupported("Reference to '$$' is not supported.".to_owned()));
+        }
+        for field in &references.reserved {
+            let there = match &**field {
+                "input" | "context" => true,
+                "result" => self.reserved.result,
+                "errorOutput" => self.reserved.error_output,
+                _ => false,
+            };
+            if !there {
+                self.report(Fault::Unsupported(format!("Field '$states.{field}' does not exist.")));
+            }
+        }
     }
 }
 

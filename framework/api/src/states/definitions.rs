@@ -15,18 +15,11 @@ const DIAGNOSTICS_MAX: usize = 100;
 pub(super) fn check(text: &str) -> Result<(), ApiError> {
     let Err(findings) = stagepost_asl::parse(text) else { return Ok(()) };
     let errors: Vec<&Finding> = findings.iter().filter(|f| f.severity == Severity::Error).collect();
-    let mut said: Vec<String> = errors.iter().take(FINDINGS_IN_MESSAGE).map(|f| sentence(f)).collect();
+    let mut said: Vec<String> = errors.iter().take(FINDINGS_IN_MESSAGE).map(ToString::to_string).collect();
     if errors.len() > said.len() {
         said.push(format!("and {} more", errors.len() - said.len()));
     }
     Err(ApiError::about(Code::InvalidDefinition, said.join(", ")))
-}
-
-fn sentence(finding: &Finding) -> String {
-    match finding.location() {
-        Some(location) => format!("{}: {} at {location}", finding.code, finding.message),
-        None => format!("{}: {}", finding.code, finding.message),
-    }
 }
 
 /// How much of a text that is no JSON its location repeats, in characters.

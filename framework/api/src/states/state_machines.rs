@@ -163,7 +163,10 @@ pub(super) async fn describe(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
         "loggingConfiguration": settings.logging(),
         "tracingConfiguration": settings.tracing(),
     });
-    show_encryption(&mut answer, &settings);
+    answer["encryptionConfiguration"] = settings.encryption_or_default();
+    if !metadata_only {
+        show_variables(&mut answer, &definition.text);
+    }
     show_revision(&mut answer, &settings, &row.definition_id);
     Ok(answer)
 }
@@ -189,7 +192,10 @@ pub(super) async fn describe_for_execution(cx: &Context<'_>, mut m: Members<'_>)
         "loggingConfiguration": settings.logging(),
         "tracingConfiguration": settings.tracing(),
     });
-    show_encryption(&mut answer, &settings);
+    answer["encryptionConfiguration"] = settings.encryption_or_default();
+    if !metadata_only {
+        show_variables(&mut answer, &definition.text);
+    }
     if machine.is_some() {
         show_revision(&mut answer, &settings, &execution.definition_id);
     }
@@ -271,9 +277,12 @@ pub(super) fn metadata_only(m: &mut Members<'_>) -> bool {
     m.one_of("includedData", &["ALL_DATA", "METADATA_ONLY"]) == Some("METADATA_ONLY")
 }
 
-fn show_encryption(answer: &mut Value, settings: &Settings) {
-    if let Some(encryption) = settings.encryption() {
-        answer["encryptionConfiguration"] = encryption.clone();
+/// The variables that the definition's states refer to, where there are any.
+fn show_variables(answer: &mut Value, definition: &str) {
+    let Ok((machine, _)) = stagepost_asl::parse(definition) else { return };
+    let references = machine.variable_references();
+    if !references.is_empty() {
+        answer["variableReferences"] = json!(references);
     }
 }
 

@@ -30,6 +30,7 @@ async fn a_state_machine_is_created_described_updated_listed_and_deleted() {
             "type": "STANDARD", "creationDate": created["creationDate"],
             "loggingConfiguration": { "level": "OFF", "includeExecutionData": false },
             "tracingConfiguration": { "enabled": false },
+            "encryptionConfiguration": { "type": "AWS_OWNED_KEY" },
         })
     );
     let meta = json!({ "stateMachineArn": arn, "includedData": "METADATA_ONLY" });
@@ -48,6 +49,22 @@ async fn a_state_machine_is_created_described_updated_listed_and_deleted() {
     assert_eq!(s.ok("DeleteStateMachine", json!({ "stateMachineArn": arn })).await, json!({}));
     assert_eq!(s.ok("DeleteStateMachine", json!({ "stateMachineArn": arn })).await, json!({}));
     assert_eq!(s.ok("ListStateMachines", json!({})).await, json!({ "stateMachines": [] }));
+}
+
+#[tokio::test]
+async fn states_are_described_with_the_variables_that_they_refer_to() {
+    let s = Server::new();
+    let definition = r#"{"StartAt": "A", "States": {
+        "A": {"Type": "Pass", "Assign": {"x": 1}, "Next": "B"},
+        "B": {"Type": "Pass", "InputPath": "$x", "End": true}}}"#;
+    let arn = s
+        .ok("CreateStateMachine", json!({ "name": "v", "definition": definition, "roleArn": ROLE }))
+        .await["stateMachineArn"]
+        .clone();
+    let described = s.ok("DescribeStateMachine", json!({ "stateMachineArn": arn })).await;
+    assert_eq!(described["variableReferences"], json!({ "B": ["x"] }));
+    let meta = json!({ "stateMachineArn": arn, "includedData": "METADATA_ONLY" });
+    assert_eq!(s.ok("DescribeStateMachine", meta).await.get("variableReferences"), None);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@ use serde_json::json;
 use stagepost_protocol::Timestamp;
 
 use super::*;
-use crate::template::Template;
+use crate::template::{Reserved, Template};
 
 fn evaluate(source: &Value) -> Result<Value, EvalError> {
     let variables = json!({ "n": 5, "list": [1, 2, 3], "o": { "k": "v" } });
@@ -17,7 +17,8 @@ fn evaluate(source: &Value) -> Result<Value, EvalError> {
         now: Timestamp::from_millis(1_700_000_000_000),
         random: &|| 7,
     };
-    Template::compile_jsonata(source, "Output").expect("valid").evaluate(&data)
+    let all = Reserved { result: true, error_output: true };
+    Template::compile_jsonata(source, "Output", all).expect("valid").evaluate(&data)
 }
 
 #[test]

@@ -7,7 +7,10 @@ use super::{
     graph::Origin,
     node::{COUNT_MAX, Findings, Node},
 };
-use crate::model::{Catcher, ErrorHandling, Retrier};
+use crate::{
+    model::{Catcher, ErrorHandling, Retrier},
+    template::Reserved,
+};
 
 /// Largest `MaxDelaySeconds`: 366 days.
 const MAX_DELAY_SECONDS_MAX: u64 = 31_622_400;
@@ -116,8 +119,10 @@ fn catcher(found: &mut Findings, origin: &mut Origin<'_, '_>, rule: &Node<'_>) -
     found.only(rule, &[&["ErrorEquals", "Next", "ResultPath", "Comment", "Assign", "Output"]]);
     found.comment(rule);
     let place = rule.pointer.rsplit('/').next().unwrap_or_default();
+    found.reserved = Reserved { result: false, error_output: true };
     let assign = found.assign(rule, &format!("Catch[{place}]/Assign"));
     let output = found.output(rule, &format!("Catch[{place}]/Output"));
+    found.reserved = Reserved::default();
     let error_equals = error_equals(found, rule);
     let result_path = found.result_path(rule);
     found.required(rule, &["Next"]);

@@ -10,9 +10,13 @@ pub mod codes {
     pub const INVALID_JSON: &str = "INVALID_JSON_DESCRIPTION";
     /// A field is missing, unknown, of the wrong type or out of range.
     pub const SCHEMA: &str = "SCHEMA_VALIDATION_FAILED";
+    /// A JSONata expression cannot be read.
+    pub const INVALID_JSONATA: &str = "INVALID_JSONATA_EXPRESSION";
+    /// A JSONata expression asks for what there is not.
+    pub const UNSUPPORTED_JSONATA: &str = "UNSUPPORTED_JSONATA_EXPRESSION";
     /// A transition leads nowhere, or nothing leads to a state.
     pub const TARGET: &str = "MISSING_TRANSITION_TARGET";
-    /// A scope can never end.
+    /// The machine can never end.
     pub const NO_END: &str = "MISSING_END_STATE";
     /// Two states of one machine share a name.
     pub const DUPLICATE_STATE: &str = "DUPLICATE_STATE_NAME";
@@ -32,6 +36,8 @@ pub mod codes {
     pub const NO_DOLLAR: &str = "NO_DOLLAR";
     /// Warning: the `Result` of a Pass state is never evaluated.
     pub const STATIC_RESULT: &str = "PASS_RESULT_IS_STATIC";
+    /// Warning, ours: a branch or an iteration can never end by itself.
+    pub const ENDLESS_SCOPE: &str = "ENDLESS_SCOPE";
     /// Warning, ours: a path starts from a variable that no state assigns.
     pub const UNASSIGNED_VARIABLE: &str = "UNASSIGNED_VARIABLE";
     /// Warning, ours: a service integration that nobody is known to serve.

@@ -53,17 +53,23 @@ impl<'a> Scope<'a> {
         findings.near_match(name, &names).or_else(|| Some(help.to_owned()))
     }
 
-    /// Whether the scope can end, and whether each state can be reached. A scope that cannot end is reported
-    /// alone, as the service does.
+    /// Whether the scope can end, and whether each state can be reached. A machine that cannot end is reported alone, as
+    /// the service does; branches and iterations that cannot it accepts.
     pub(super) fn check(&self, findings: &mut Findings, node: &Node<'_>, start: Option<StateIndex>) {
         if self.incomplete || self.names.is_empty() {
             return;
         }
         if !self.ends {
-            let message = "Workflow has no terminal state";
-            findings.add(Severity::Error, codes::NO_END, node.pointer.as_str(), message).help =
-                Some("give one state '\"End\": true', or add a Succeed or Fail state".to_owned());
-            return;
+            let help = "give one state '\"End\": true', or add a Succeed or Fail state";
+            let pointer = node.pointer.as_str();
+            if pointer.is_empty() {
+                let message = "Workflow has no terminal state";
+                findings.add(Severity::Error, codes::NO_END, pointer, message).help = Some(help.to_owned());
+                return;
+            }
+            let message = "No state ends this part of the workflow: only an error or a timeout can";
+            findings.add(Severity::Warning, codes::ENDLESS_SCOPE, pointer, message).help =
+                Some(help.to_owned());
         }
         let Some(start) = start else { return };
         let mut reached = vec![false; self.edges.len()];

@@ -15,7 +15,10 @@ use super::{
     node::{CANDIDATES_MAX, COUNT_MAX, Findings, Node},
     states,
 };
-use crate::model::{DataPath, QueryLanguage, State, StateIndex, StateMachine};
+use crate::{
+    model::{DataPath, QueryLanguage, State, StateIndex, StateMachine},
+    template::Reserved,
+};
 
 /// Parses and validates a definition. `Ok` holds warnings only; `Err` holds at least one error and everything
 /// else that was found.
@@ -39,7 +42,34 @@ pub(super) struct Parser {
     /// Of the machine: the language of states that name none.
     pub(super) query_language: QueryLanguage,
     /// The variables that are assigned in the scope that is read and in those around it, outermost first.
-    assigned: Vec<HashSet<String>>,
+    assigned: Vec<Assigned>,
+}
+
+/// The variables that the states of a scope assign.
+#[derive(Default)]
+struct Assigned {
+    /// Which state assigns each, or `None` where several do.
+    by: HashMap<String, Option<Arc<str>>>,
+    /// The state that is read.
+    reading: Option<Arc<str>>,
+}
+
+impl Assigned {
+    fn add(&mut self, name: &str, state: &str) {
+        match self.by.get_mut(name) {
+            None => {
+                self.by.insert(name.to_owned(), Some(state.into()));
+            }
+            Some(by) if by.as_deref() != Some(state) => *by = None,
+            Some(_) => {}
+        }
+    }
+
+    /// Whether a state may have assigned it before the scope within the one that is read. That one does so itself only
+    /// when all that is within it is over.
+    fn before(&self, name: &str) -> bool {
+        self.by.get(name).is_some_and(|by| by.is_none() || *by != self.reading)
+    }
 }
 
 impl Parser {
@@ -121,10 +151,8 @@ impl Parser {
     fn warn_about_unassigned_variables(&mut self, states: &[State]) {
         let assigned: HashSet<&str> = states.iter().flat_map(State::assigned_names).collect();
         for state in states {
-            let mut unknown: Vec<&str> = state.named_variables();
+            let mut unknown: Vec<&str> = state.variable_references();
             unknown.retain(|name| !assigned.contains(name));
-            unknown.sort_unstable();
-            unknown.dedup();
             for name in unknown {
                 let candidates: Vec<&str> = assigned.iter().copied().take(CANDIDATES_MAX + 1).collect();
                 let help = self.findings.near_match(name, &candidates);
@@ -139,7 +167,7 @@ impl Parser {
     /// Notes the variables that the states of a scope assign. Those of the scopes around it can be read but not
     /// assigned, nor hidden by others of their name.
     fn assigned(&mut self, list: &Node<'_>) {
-        let mut names = HashSet::new();
+        let mut here = Assigned::default();
         for (state, value) in list.fields {
             let places = ["Catch", "Choices"].into_iter().flat_map(|field| {
                 let rules = value.get(field).and_then(Value::as_array).into_iter().flatten().enumerate();
@@ -149,7 +177,7 @@ impl Parser {
                 let keys = holder.get("Assign").and_then(Value::as_object);
                 for key in keys.into_iter().flat_map(|fields| fields.keys()) {
                     let name = key.strip_suffix(".$").unwrap_or(key);
-                    if self.assigned.iter().any(|outer| outer.contains(name)) {
+                    if self.assigned.iter().any(|outer| outer.before(name)) {
                         let pointer = format!("{}{place}/Assign", list.at(state));
                         let message = format!(
                             "The variable '{name}' is assigned in an outer scope and cannot be assigned here"
@@ -157,11 +185,11 @@ impl Parser {
                         self.findings.schema(pointer, message).help =
                             Some("give the inner variable a name of its own".to_owned());
                     }
-                    names.insert(name.to_owned());
+                    here.add(name, state);
                 }
             }
         }
-        self.assigned.push(names);
+        self.assigned.push(here);
     }
 
     fn state<'a>(
@@ -190,8 +218,15 @@ impl Parser {
             input_path = found.data_path(&node, "InputPath");
             output_path = found.data_path(&node, "OutputPath");
         }
+        // A Choice has no result; what a Pass or a Wait has of one is not said, and left to the run.
+        let result = node.get("Type").and_then(Value::as_str) != Some("Choice");
+        found.reserved = Reserved { result, error_output: false };
         let output = found.output(&node, "Output");
         let assign = found.assign(&node, "Assign");
+        found.reserved = Reserved::default();
+        if let Some(here) = self.assigned.last_mut() {
+            here.reading = Some(Arc::clone(&name));
+        }
         let kind = states::read(self, &mut scope.at(place), &node);
         self.findings.language = around;
         Some(State {

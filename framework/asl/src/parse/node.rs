@@ -9,7 +9,7 @@ use crate::{
     jsonata::expression,
     model::{DataPath, Number, QueryLanguage, ResultPath},
     path::{Path, ReferencePath},
-    template::Template,
+    template::{Fault, Reserved, Template},
 };
 
 /// The largest number of seconds, attempts or the like that the service takes.
@@ -69,6 +69,8 @@ pub(crate) struct Findings {
     dropped: Option<Finding>,
     /// The language of the state that is read.
     pub(crate) language: QueryLanguage,
+    /// What its expressions may look at where it is read.
+    pub(crate) reserved: Reserved,
 }
 
 /// Fields of states in JSONata, and of nothing else.
@@ -290,12 +292,17 @@ impl Findings {
 
     /// JSON with JSONata in its strings, for the field that errors name `shown`.
     pub(crate) fn jsonata(&mut self, node: &Node<'_>, field: &str, shown: &str) -> Option<Template> {
-        match Template::compile_jsonata(node.get(field)?, shown) {
+        match Template::compile_jsonata(node.get(field)?, shown, self.reserved) {
             Ok(template) => Some(template),
             Err(errors) => {
-                for (inner, why) in errors {
+                for (inner, fault) in errors {
                     let pointer = format!("{}{inner}", node.at(field));
-                    self.schema(pointer, "The value is not a valid JSONata expression").help = Some(why);
+                    let (code, why) = match fault {
+                        Fault::Invalid(why) => (codes::INVALID_JSONATA, why),
+                        Fault::Unsupported(why) => (codes::UNSUPPORTED_JSONATA, why),
+                    };
+                    let help = jsonata_help(&why);
+                    self.add(Severity::Error, code, pointer, why).help = help;
                 }
                 None
             }
@@ -457,6 +464,22 @@ impl Findings {
     pub(crate) fn comment(&mut self, node: &Node<'_>) -> Option<String> {
         self.string(node, "Comment").map(str::to_owned)
     }
+}
+
+/// What to do about an expression that asks for what there is not.
+fn jsonata_help(why: &str) -> Option<String> {
+    let help = if why.starts_with("Reference to") {
+        "expressions have no context item: write $states.input.NAME for a field of the input, $NAME for a variable"
+    } else if why.starts_with("Field '$states.result'") {
+        "$states.result is there in Output and Assign of the state, once its work is done"
+    } else if why.starts_with("Field '$states.errorOutput'") {
+        "$states.errorOutput is there in Output and Assign of a Catch"
+    } else if why.starts_with("Field '$states.") {
+        "$states has input, result, errorOutput and context"
+    } else {
+        return None;
+    };
+    Some(help.to_owned())
 }
 
 /// Why a variable cannot have a name, if it cannot.

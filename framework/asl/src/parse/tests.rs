@@ -1,5 +1,7 @@
 //! One row per rule: a definition, and what is found in it and where.
 
+mod expressions;
+
 use super::*;
 use crate::model::StateKind;
 
@@ -209,6 +211,17 @@ fn flow_between_states() {
                 "MISSING_TRANSITION_TARGET /States/S/Choices/0/Next: Missing 'Next' target: N",
                 "SCHEMA_VALIDATION_FAILED /States/S/Choices/1: These fields are required: [Next]",
                 "MISSING_TRANSITION_TARGET /States/S/Default: Missing 'Next' target: D",
+            ],
+        ),
+        // What a branch does is its own affair, but it is told.
+        (
+            state(
+                r#""Type": "Parallel", "End": true, "Branches": [
+                    {"StartAt": "A", "States": {"A": {"Type": "Pass", "Next": "A"}, "B": {"Type": "Pass", "Next": "A"}}}]"#,
+            ),
+            &[
+                "ENDLESS_SCOPE /States/S/Branches/0: ",
+                "MISSING_TRANSITION_TARGET /States/S/Branches/0/States/B: State \"B\" is not reachable.",
             ],
         ),
         // Transitions stay in their scope, names are unique over all of them.
@@ -661,7 +674,7 @@ fn each_language_has_its_fields() {
     check(&[
         (
             jsonata(
-                r#""Type": "Pass", "Output": {"a": ["{% 1 %}"]}, "Assign": {"x": "{% $y %}"}, "End": true"#,
+                r#""Type": "Pass", "Output": {"a": ["{% 1 %}"]}, "Assign": {"x": "{% $states.result %}"}, "End": true"#,
             ),
             &[],
         ),
@@ -688,7 +701,7 @@ fn each_language_has_its_fields() {
                 r#""Type": "Task", "Resource": "arn:aws:states:::activity:a", "Arguments": {"b": "{% 1 + %}"},
                 "TimeoutSeconds": "{% 1 %}", "HeartbeatSeconds": "{% 2 %}", "End": true"#,
             ),
-            &["SCHEMA_VALIDATION_FAILED /States/S/Arguments/b: The value is not a valid JSONata expression"],
+            &["INVALID_JSONATA_EXPRESSION /States/S/Arguments/b: Unexpected end of expression"],
         ),
         (
             jsonata(
@@ -698,6 +711,10 @@ fn each_language_has_its_fields() {
         ),
         (
             jsonata(r#""Type": "Choice", "Choices": [{"Condition": true, "Next": "S"}], "Default": "S""#),
+            &["MISSING_END_STATE"],
+        ),
+        (
+            jsonata(r#""Type": "Choice", "Choices": [{"Condition": "true", "Next": "S"}], "Default": "S""#),
             &[
                 "SCHEMA_VALIDATION_FAILED /States/S/Choices/0/Condition: Expected a JSONata expression",
                 "MISSING_END_STATE",
@@ -761,6 +778,14 @@ fn variables_have_names_and_scopes() {
                 "UNASSIGNED_VARIABLE /States/C: No state assigns the variable '$totl'",
                 "UNASSIGNED_VARIABLE /States/D: No state assigns the variable '$none'",
             ],
+        ),
+        // What the state around assigns, it assigns when all within is over.
+        (
+            state(
+                r#""Type": "Parallel", "End": true, "Assign": {"x": 1}, "Branches": [{"StartAt": "I", "States": {
+                    "I": {"Type": "Pass", "Assign": {"x": 2}, "End": true}}}]"#,
+            ),
+            &[],
         ),
         (
             nested("outer"),
