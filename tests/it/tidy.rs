@@ -14,8 +14,8 @@ const LINES_MAX: usize = 1000;
 
 /// What each crate of the framework may depend on among the others. Dependencies point one way:
 /// protocol ◄ asl ◄ engine ◄ coordinator ◄ api ◄ server, protocol ◄ broker ◄ sdk; none of the pure crates (protocol,
-/// asl, engine) knows a broker or a store, and no worker links a store or an HTTP server.
-const MAY_USE: [(&str, &[&str]); 11] = [
+/// asl, engine, testing) knows a broker or a store, and no worker links a store or an HTTP server.
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("stagepost-protocol", &[]),
     ("stagepost-asl", &["protocol"]),
     ("stagepost-engine", &["protocol", "asl"]),
@@ -25,7 +25,11 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("stagepost", &["protocol", "broker", "macros"]),
     ("stagepost-coordinator", &["protocol", "asl", "engine", "broker", "store"]),
     ("stagepost-api", &["protocol", "asl", "engine", "broker", "store", "coordinator"]),
-    ("stagepost-server", &["protocol", "asl", "engine", "broker", "store", "coordinator", "api", "sdk"]),
+    ("stagepost-testing", &["protocol", "asl", "engine"]),
+    (
+        "stagepost-server",
+        &["protocol", "asl", "engine", "broker", "store", "coordinator", "api", "sdk", "testing"],
+    ),
     // It tests the whole from outside: through the API, the command line and the SDK.
     ("stagepost-tests", &["protocol", "sdk", "server"]),
 ];

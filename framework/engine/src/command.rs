@@ -1,8 +1,9 @@
 //! What goes into a decision and what comes out of it.
 
+use stagepost_asl::StateIndex;
 use stagepost_protocol::{Payload, ReportOutcome, TaskToken, Timestamp, TokenKey};
 
-use crate::history::HistoryEvent;
+use crate::history::{HistoryEvent, ScopeId};
 
 /// What a decision may know besides the execution: facts that the shell loaded first, time and chance.
 pub struct Env<'a> {
@@ -61,6 +62,37 @@ pub struct Applied {
     pub events: Vec<HistoryEvent>,
     /// In order.
     pub commands: Vec<Command>,
+    /// The ways that were taken where a state offers several, in order. Nothing depends on them: they tell tests and
+    /// people what the events do not.
+    pub ways: Vec<Taken>,
+}
+
+/// A state went one of its ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Taken {
+    /// The scope that it ran in.
+    pub scope: ScopeId,
+    /// The state.
+    pub state: StateIndex,
+    /// Which.
+    pub way: Way,
+}
+
+/// One of the ways on from a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// The rule of a Choice state at this place held.
+    Rule(u32),
+    /// No rule held: `Default`.
+    Default,
+    /// No rule held, and there is no `Default`.
+    NoDefault,
+    /// The state failed and will be tried again, by the retrier at this place.
+    Retrier(u32),
+    /// The state failed, and the catcher at this place caught it.
+    Catcher(u32),
+    /// The state failed, and nothing caught it.
+    Uncaught,
 }
 
 /// Why an input changes nothing.

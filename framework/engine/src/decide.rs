@@ -12,7 +12,7 @@ use stagepost_asl::{
 use stagepost_protocol::{Payload, ReportOutcome, Timestamp, error_names, limits};
 
 use crate::{
-    command::{Applied, Command, Env, Ignored, Input, Outcome},
+    command::{Applied, Command, Env, Ignored, Input, Outcome, Taken, Way},
     dataflow::{Doc, Evaluation, Exit},
     execution::Execution,
     history::{EventKind, Failure, HistoryEvent, ScopeId, StateType, TOP_LEVEL},
@@ -158,6 +158,12 @@ impl<'d> Decider<'d> {
     /// Emits an event that follows the scope's own last one.
     pub(crate) fn emit_next(&mut self, scope: ScopeId, kind: EventKind) -> u64 {
         self.emit(scope, self.scope(scope).chain, kind)
+    }
+
+    /// Notes the way that the state of a scope goes.
+    pub(crate) fn take(&mut self, scope: ScopeId, way: Way) {
+        let state = self.step(scope).state();
+        self.applied.ways.push(Taken { scope, state, way });
     }
 
     pub(crate) fn command(&mut self, command: Command) {
@@ -322,10 +328,13 @@ impl<'d> Decider<'d> {
             Handling::Retry { retrier, delay_seconds } => {
                 let due = self.now().plus_seconds_f64(delay_seconds);
                 let retrier = u32::try_from(retrier).unwrap_or(u32::MAX);
+                self.take(scope, Way::Retrier(retrier));
                 self.emit(scope, chain, EventKind::RetryScheduled { retrier, due });
                 None
             }
             Handling::Catch(catcher) => {
+                let place = errors.catch.iter().position(|c| std::ptr::eq(c, catcher)).unwrap_or_default();
+                self.take(scope, Way::Catcher(u32::try_from(place).unwrap_or(u32::MAX)));
                 if let Some(closing) = closing {
                     self.emit(scope, chain, closing);
                 }
@@ -339,6 +348,7 @@ impl<'d> Decider<'d> {
                 }
             }
             Handling::Fail => {
+                self.take(scope, Way::Uncaught);
                 if let Some(closing) = closing {
                     self.emit(scope, chain, closing);
                 }

@@ -11,7 +11,7 @@ use crate::{
     decide,
     history::HistoryEvent,
     live::Live,
-    states,
+    situation, states,
 };
 
 /// What an execution was started with; kept by the store beside its history.
@@ -65,6 +65,7 @@ pub struct ReplayError {
 }
 
 /// A running (or just ended) execution.
+#[derive(Clone)]
 pub struct Execution {
     origin: Origin,
     id: ExecutionId,
@@ -170,6 +171,11 @@ impl Execution {
         self.live.end.as_ref().map(|(end, at)| (end, *at))
     }
 
+    /// Whether the attempt that this event scheduled waits for its result.
+    pub fn is_open(&self, event_id: u64) -> bool {
+        self.live.scope_of_attempt(event_id).is_some()
+    }
+
     /// When it must be woken at the latest: the earliest of all waits, timeouts, heartbeats and retries. May be now: a
     /// decision of very many events stops and goes on with the next [`Input::Wake`].
     pub fn next_deadline(&self) -> Option<Timestamp> {
@@ -186,6 +192,14 @@ impl Execution {
     /// About how much memory it takes, in bytes. Cheap: kept up to date, not computed.
     pub fn approximate_bytes(&self) -> usize {
         512 + self.origin.input.len() + self.live.bytes()
+    }
+
+    /// Where it stands, without where it came from: equal for two moments, of this or another execution of the same
+    /// definition, from which the same inputs lead to the same ways. Times count from `now`; event ids, and the
+    /// deadline of the execution as a whole, are left out. For tools that walk through a definition: it costs as
+    /// much as the execution is large.
+    pub fn situation(&self, now: Timestamp) -> String {
+        situation::of(&self.live, now)
     }
 
     /// What must hold between two decisions; the error says what does not. Costs as much as the execution is large:

@@ -16,8 +16,9 @@ mod decide;
 pub mod execution;
 pub mod history;
 mod live;
+mod situation;
 mod states;
 
-pub use command::{Applied, Command, Dispatch, Env, Ignored, Input, Outcome, Send};
+pub use command::{Applied, Command, Dispatch, Env, Ignored, Input, Outcome, Send, Taken, Way};
 pub use execution::{End, Execution, Origin, ReplayError};
 pub use history::{EventKind, HistoryEvent};

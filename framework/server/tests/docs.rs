@@ -123,3 +123,20 @@ fn links_between_documents_lead_somewhere() {
         }
     }
 }
+
+/// The commands of docs/testing.md that print something, with what they print.
+#[test]
+fn the_outputs_in_the_documents_are_real() {
+    let text = fs::read_to_string(root().join("docs/testing.md")).unwrap();
+    let mut shown = 0;
+    for part in text.split("\n\n    stagepost ").skip(1) {
+        let (command, rest) = part.split_once("\n\n```text\n").unwrap();
+        let (expected, _) = rest.split_once("\n```").unwrap();
+        let mut binary = Command::new(env!("CARGO_BIN_EXE_stagepost"));
+        let output =
+            binary.env_clear().current_dir(root()).args(command.split_whitespace()).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim_end(), expected, "stagepost {command}");
+        shown += 1;
+    }
+    assert!(shown > 0, "has the form of the document changed?");
+}

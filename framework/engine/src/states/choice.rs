@@ -3,36 +3,48 @@
 use stagepost_asl::{ChoiceState, StateIndex, Transition};
 
 use crate::{
+    command::Way,
     dataflow::{Evaluation, Exit},
     decide::{Decider, Ready, StateFailure},
     history::ScopeId,
 };
 
 pub(crate) fn run(decider: &mut Decider<'_>, scope: ScopeId, choice: &ChoiceState) -> Option<Ready> {
-    match choose(&decider.evaluation(scope), choice) {
+    let (way, chosen) = choose(&decider.evaluation(scope), choice);
+    if let Some(way) = way {
+        decider.take(scope, way);
+    }
+    match chosen {
         Ok((exit, next)) => decider.leave(scope, exit, Transition::Next(next)),
         Err(failure) => decider.fail(scope, failure),
     }
 }
 
-fn choose(evaluation: &Evaluation<'_>, choice: &ChoiceState) -> Result<(Exit, StateIndex), StateFailure> {
-    let input = evaluation.input()?.into_value();
+type Chosen = Result<(Exit, StateIndex), StateFailure>;
+
+/// The way, if the rules could be evaluated, and what it leads to.
+fn choose(evaluation: &Evaluation<'_>, choice: &ChoiceState) -> (Option<Way>, Chosen) {
     let rules = choice.choices.iter().map(|choice| &choice.rule);
-    let (next, output, assign) = match evaluation.first_rule(rules, &input)? {
-        Some(place) => {
+    let first = evaluation.input().and_then(|input| evaluation.first_rule(rules, &input.into_value()));
+    let place = match first {
+        Ok(place) => place,
+        Err(failure) => return (None, Err(failure)),
+    };
+    let (way, next, output, assign) = match (place, choice.default) {
+        (Some(place), _) => {
             let chosen = &choice.choices[place];
-            (chosen.next, chosen.output.as_ref(), chosen.assign.as_ref())
+            let way = Way::Rule(u32::try_from(place).unwrap_or(u32::MAX));
+            (way, chosen.next, chosen.output.as_ref(), chosen.assign.as_ref())
         }
-        None => {
-            let next = choice.default.ok_or_else(|| {
-                // In the service's words; it does not use States.NoChoiceMatched here.
-                evaluation.runtime(
-                    "Failed to transition out of the state. The state does not point to a next state.",
-                )
-            })?;
+        (None, Some(next)) => {
             let (output, assign) = evaluation.own();
-            (next, output, assign)
+            (Way::Default, next, output, assign)
+        }
+        (None, None) => {
+            // In the service's words; it does not use States.NoChoiceMatched here.
+            let cause = "Failed to transition out of the state. The state does not point to a next state.";
+            return (Some(Way::NoDefault), Err(evaluation.runtime(cause)));
         }
     };
-    Ok((evaluation.pass_on(output, assign)?, next))
+    (Some(way), evaluation.pass_on(output, assign).map(|exit| (exit, next)))
 }

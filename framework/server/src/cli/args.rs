@@ -12,7 +12,8 @@ use super::failure::Failure;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; with `start --wait`: the execution succeeded
-  1  the execution failed, timed out or was aborted (`start --wait`); the definition has errors (`validate`)
+  1  the execution failed, timed out or was aborted (`start --wait`); the definition has errors (`validate`);
+     a case failed or too little is covered (`test`)
   2  wrong usage: flags, files, JSON
   3  refused by the API: not found, exists already, an invalid definition, …
   4  cannot reach the server, the broker or the database, or they are in trouble
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Recover(RecoverArgs),
     /// Check definitions, without a server
     Validate(ValidateArgs),
+    /// Run the cases of a definition with mocked tasks under virtual time, without a server
+    Test(TestArgs),
     /// Create a state machine, or give it another definition
     Deploy(DeployArgs),
     /// Start an execution
@@ -226,6 +229,36 @@ pub(crate) struct ValidateArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// The definition; `-` for standard input
+    #[arg(value_name = "DEFINITION")]
+    pub(crate) definition: PathBuf,
+    /// Files of cases
+    #[arg(required = true, value_name = "CASES")]
+    pub(crate) cases: Vec<PathBuf>,
+    /// Only cases whose name holds this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
+    /// How the results look
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) format: TestFormat,
+    /// Fail when less of the definition is covered: states, choices, retriers and catchers together
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=100))]
+    pub(crate) coverage_min: Option<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum TestFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+    /// For continuous integration.
+    Junit,
+}
+
 /// What all commands that ask a server share.
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
@@ -380,6 +413,7 @@ mod tests {
         for line in [
             "dev",
             "dev --listen 127.0.0.1:0 --data /tmp/x --trigger a=b --trigger c=d --log debug",
+            "test a.json b.json c.json --only x --format junit --coverage-min 80",
             "serve --amqp-url amqp://h --database-url postgres://h/d --roles api --shards 8 --log-format json",
             "recover --queue-prefix team --json",
             "validate a.json b.json",

@@ -2,7 +2,7 @@
 //!
 //! * `args` is what can be typed; `failure` what goes wrong, with its exit code and its hint; `output` what is
 //!   printed. Data goes to stdout, everything else to stderr.
-//! * `server` runs `dev`, `serve` and `recover`, the library's `bench` measures; `validate` needs no server; `machines`, `executions` and `tasks`
+//! * `server` runs `dev`, `serve` and `recover`, the library's `bench` measures; `validate` and `test` need no server; `machines`, `executions` and `tasks`
 //!   are clients of one.
 
 mod args;
@@ -14,6 +14,7 @@ mod output;
 mod server;
 mod source;
 mod tasks;
+mod test;
 mod validate;
 
 use std::process::ExitCode;
@@ -52,6 +53,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve(args) => server::serve(args, namespace).await,
         Command::Recover(args) => server::recover(args).await,
         Command::Validate(args) => validate::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Deploy(args) => machines::deploy(args, namespace).await,
         Command::Start(args) => executions::start(args, namespace).await,
         Command::Describe(args) => executions::describe(args, namespace).await,

@@ -1,0 +1,4 @@
+//! Tests of the test runner, over its public interface.
+
+mod cases;
+mod runs;
