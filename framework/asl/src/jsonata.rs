@@ -4,6 +4,7 @@
 //! sees `$states` and the variables and nothing of the machine it runs on (time and chance come from [`Data`]), and
 //! it has limits of time, depth and length, so that no expression stops the coordinator.
 
+mod ranges;
 mod references;
 
 pub use references::{FUNCTIONS, References};
@@ -11,6 +12,7 @@ pub use references::{FUNCTIONS, References};
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -72,8 +74,9 @@ pub fn expression(text: &str) -> Option<&str> {
 impl Expr {
     /// Compiles the text between `{%` and `%}`; the error says what is wrong with it, as the service does.
     pub fn parse(source: &str) -> Result<Expr, String> {
-        let ast = parser::parse(source).map_err(|e| complaint(&e.to_string()))?;
+        let mut ast = parser::parse(source).map_err(|e| complaint(&e.to_string()))?;
         let references = Arc::new(References::of(&ast));
+        ranges::guard(&mut ast);
         let mut variables: Vec<Box<str>> = Vec::new();
         let mut reads = Reads::default();
         for (at, _) in source.match_indices('$') {
@@ -266,7 +269,10 @@ impl<'a> Session<'a> {
         let chance = Rc::clone(self.chance.get_or_init(|| Rc::new(Chance::default())));
         chance.seed_if(expr, self.data.random);
         functions(&mut evaluator, &chance, self.data.now.as_millis())?;
-        evaluator.evaluate(&expr.ast, &JValue::Undefined)
+        // None is known, but a panic of code that is not ours must fail a state, not the coordinator. Nothing that the
+        // evaluator holds is looked at afterwards.
+        catch_unwind(AssertUnwindSafe(|| evaluator.evaluate(&expr.ast, &JValue::Undefined)))
+            .unwrap_or_else(|_| wrong_evaluation())
     }
 
     fn states(&self, reads: Reads) -> JValue {
@@ -329,8 +335,13 @@ fn wrong<T>(function: &str, why: &str) -> Result<T, EvaluatorError> {
     Err(EvaluatorError::EvaluationError(format!("The function ${function} had an error: {why}")))
 }
 
+fn wrong_evaluation() -> Returned {
+    Err(EvaluatorError::EvaluationError("The expression cannot be evaluated".to_owned()))
+}
+
 /// The functions that the service adds to JSONata, and those that it takes away or that would not be pure.
 fn functions(evaluator: &mut Evaluator, chance: &Rc<Chance>, now: i64) -> Result<(), EvaluatorError> {
+    evaluator.register_fn_override(ranges::BOUND, ranges::bound)?;
     evaluator.register_fn_override("partition", partition)?;
     evaluator.register_fn_override("range", range)?;
     evaluator.register_fn_override("hash", hash)?;

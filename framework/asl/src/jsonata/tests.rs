@@ -132,3 +132,35 @@ fn an_expression_tells_what_it_reads() {
     assert!(Expr::parse("1 +").is_err());
     assert!(Expr::parse("").is_err());
 }
+
+#[test]
+fn ranges_have_bounds_that_can_be_counted() {
+    for (source, expected) in [
+        ("[1..3]", json!([1, 2, 3])),
+        ("[3..1]", json!([])),
+        ("[$n..7].($ * 2)", json!([10, 12, 14])),
+        ("$list[[0..1]]", json!([1, 2])),
+        ("($f := function($x) { [1..$x] }; $f(2))", json!([1, 2])),
+        (
+            "[-9007199254740992..-9007199254740991]",
+            json!([-9_007_199_254_740_992_i64, -9_007_199_254_740_991_i64]),
+        ),
+        ("[1..$nothing]", json!([])),
+    ] {
+        assert_eq!(evaluate(&json!(format!("{{% {source} %}}"))), Ok(expected), "{source}");
+    }
+    for source in [
+        "[-1e30..1e30]",
+        "$sum([7777747777777700000007623005146-8177770000000000000000000000000007777777777..77700017577477777777])",
+        "{ 'a': [($n > 1 ? [-1e300..1e300] : 1)] }",
+        "$map([1], function($x) { [-1e30..1e30] })",
+        "$list^(<[-1e30..1e30])",
+        "$list{ $string($): [-1e30..1e30] }",
+        "$list[$ in [-1e30..1e30]]",
+        "$o ~> |$|{ 'x': [-1e30..1e30] }|",
+        "$count([-1e30..1e30]) ~> $string()",
+    ] {
+        let error = evaluate(&json!(format!("{{% {source} %}}"))).unwrap_err();
+        assert!(error.cause.contains("D2014"), "{source}: {}", error.cause);
+    }
+}

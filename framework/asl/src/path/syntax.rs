@@ -12,6 +12,8 @@ const WORD_OPERATORS: [&str; 11] =
 
 /// The most descents of a path: the number of matches grows with the depth of the data to this power.
 const DESCENTS_MAX: usize = 2;
+/// How deep filters may be nested.
+const FILTERS_MAX: usize = 8;
 /// The most unions of a path, and the most members of one: they multiply.
 const UNIONS_MAX: usize = 3;
 const UNION_MEMBERS_MAX: usize = 64;
@@ -322,7 +324,7 @@ impl<'s> Reader<'s> {
     /// The inside of `[?…]`, up to its `]`, as RFC 9535 text.
     fn filter(&mut self) -> Result<String, String> {
         self.depth += 1;
-        if self.depth > 8 {
+        if self.depth > FILTERS_MAX {
             return Err("filters are nested too deeply".to_owned());
         }
         let mut text = String::new();
@@ -335,7 +337,13 @@ impl<'s> Reader<'s> {
                 '@' | '$' => {
                     self.at += 1;
                     text.push(c);
-                    self.segments(true)?.iter().for_each(|s| s.write(&mut text));
+                    let segments = self.segments(true)?;
+                    // It is looked up for every element that the filter sees. From `@` down that is every place once
+                    // for each filter and descent around it, but from `$` down it is the whole document each time.
+                    if c == '$' && !segments.iter().all(|s| matches!(s, Segment::Step(_))) {
+                        return Err("a path from `$` in a filter must lead to one place".to_owned());
+                    }
+                    segments.iter().for_each(|s| s.write(&mut text));
                 }
                 '\'' | '"' => {
                     let string = self.string()?;

@@ -169,6 +169,13 @@ fn says_what_is_wrong_with_a_path() {
     assert!(Path::parse(&format!("${}", ".a".repeat(STEPS_MAX + 1))).is_err());
     assert!(Path::parse(&format!("$[?{}", "(".repeat(1000))).is_err());
     assert!(Path::parse(&"$[?@[?@".repeat(100)).is_err());
+    // Each of these is looked up again for every element: with three of them in each other, for ever.
+    for per_element in ["$..[?$..a]", "$.a[?@.b == $.c[*]]", "$[?$[?$[?$.a]]]", "$.a[?@[?$..*]]"] {
+        assert!(Path::parse(per_element).is_err(), "{per_element}");
+    }
+    for one_place in ["$.a[?(@.b == $.c.d)]", "$.a[?@.b[?@.c == 1]]", "$.a[?@..b]"] {
+        assert!(Path::parse(one_place).is_ok(), "{one_place}");
+    }
 }
 
 #[test]
