@@ -11,8 +11,8 @@ use std::{cell::OnceCell, sync::Arc};
 
 use serde_json::{Map, Value};
 use stagepost_asl::{
-    Catcher, Data, DataPath, EvalError, Number, QueryLanguage, ResultPath, State, choice::Rule,
-    intrinsic::Intrinsic, path::Path, template::Template,
+    Catcher, Data, DataPath, EvalError, IntegrationPattern, Number, QueryLanguage, Resource, ResultPath,
+    State, StateKind, choice::Rule, intrinsic::Intrinsic, path::Path, template::Template,
 };
 use stagepost_protocol::{Payload, error_names, limits};
 
@@ -23,6 +23,7 @@ use crate::{
     execution::Execution,
     history::{Assigned, ScopeId},
     live::Step,
+    observe::{Observer, Stage},
 };
 
 /// A document, as text or parsed.
@@ -44,6 +45,14 @@ impl Doc {
         match self {
             Doc::Text(payload) => payload,
             Doc::Parsed(value) => Payload::from_value(&value),
+        }
+    }
+
+    /// Its text, to look at.
+    pub(crate) fn shown(&self) -> Payload {
+        match self {
+            Doc::Text(payload) => payload.clone(),
+            Doc::Parsed(value) => Payload::from_value(value),
         }
     }
 
@@ -78,6 +87,8 @@ pub(crate) struct Evaluation<'e> {
     env: &'e Env<'e>,
     item: Option<(u32, &'e Payload)>,
     shows_token: bool,
+    /// The state is tried on its own, and watched.
+    observer: Option<&'e Observer>,
     raw: OnceCell<Value>,
     /// The items of the Map state that the step runs under, with the place of its own.
     items: OnceCell<Option<(u32, Arc<Vec<Payload>>)>>,
@@ -99,6 +110,7 @@ impl<'e> Evaluation<'e> {
             env,
             item: None,
             shows_token: false,
+            observer: None,
             raw: OnceCell::new(),
             items: OnceCell::new(),
         }
@@ -116,6 +128,19 @@ impl<'e> Evaluation<'e> {
         self
     }
 
+    /// `observer` is told of what comes by, and its context object is the one that is seen.
+    pub(crate) fn observed(mut self, observer: &'e Observer) -> Evaluation<'e> {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Shows a value to the observer, if there is one.
+    pub(crate) fn show(&self, stage: Stage, value: impl FnOnce() -> Payload) {
+        if let Some(observer) = self.observer {
+            observer.saw(stage, value());
+        }
+    }
+
     /// The state's input as it came, parsed.
     fn raw(&self) -> &Value {
         self.raw.get_or_init(|| self.step.input.to_value())
@@ -128,7 +153,15 @@ impl<'e> Evaluation<'e> {
         let next = self.execution.last_event_id() + 1;
         let token = self.shows_token.then(|| self.env.token_key.sign(self.execution.id(), next));
         let item = self.item.or_else(|| self.surrounding_item());
+        if let Some(observer) = self.observer {
+            return observer.context(token.as_ref().filter(|_| self.waits_for_token()), item);
+        }
         context::build(self.execution, self.step, &Extras { token, item }, need)
+    }
+
+    fn waits_for_token(&self) -> bool {
+        let StateKind::Task(task) = &self.state.kind else { return false };
+        matches!(task.resource, Resource::Service { pattern: IntegrationPattern::WaitForTaskToken, .. })
     }
 
     /// The item of the iteration that the state is in, if it is in one.
@@ -214,11 +247,13 @@ impl<'e> Evaluation<'e> {
 
     /// What `InputPath` leaves of the input.
     pub(crate) fn input(&self) -> Result<Doc, StateFailure> {
-        match &self.state.input_path {
-            DataPath::Whole => Ok(Doc::Text(self.step.input.clone())),
-            DataPath::Discard => Ok(Doc::Parsed(Value::Object(Map::new()))),
-            DataPath::Path(path) => self.select(path, self.raw()).map(Doc::Parsed),
-        }
+        let input = match &self.state.input_path {
+            DataPath::Whole => Doc::Text(self.step.input.clone()),
+            DataPath::Discard => Doc::Parsed(Value::Object(Map::new())),
+            DataPath::Path(path) => Doc::Parsed(self.select(path, self.raw())?),
+        };
+        self.show(Stage::InputPath, || input.shown());
+        Ok(input)
     }
 
     /// What a path selects.
@@ -293,7 +328,10 @@ impl<'e> Evaluation<'e> {
 
     /// The input after `InputPath` and `Parameters`.
     pub(crate) fn parameters(&self, template: Option<&Template>) -> Result<Doc, StateFailure> {
-        self.fill(template, self.input()?)
+        let parameters = self.fill(template, self.input()?)?;
+        let stage = if self.is_jsonata() { Stage::Arguments } else { Stage::Parameters };
+        self.show(stage, || parameters.shown());
+        Ok(parameters)
     }
 
     /// From the result to the output: `ResultSelector`, `ResultPath`, `OutputPath` or, in JSONata, `Output`; and
@@ -312,7 +350,9 @@ impl<'e> Evaluation<'e> {
         }
         let assigned = self.assign(assign, &result)?;
         let selected = self.fill(selector, result)?;
+        self.show(Stage::ResultSelector, || selected.shown());
         let combined = self.place(selected, result_path)?;
+        self.show(Stage::ResultPath, || combined.shown());
         let output = self.bounded(self.through_output_path(combined)?)?;
         Ok(Exit { output, assigned })
     }
@@ -478,13 +518,12 @@ impl<'e> Evaluation<'e> {
 
     fn failure(&self, error: &EvalError) -> StateFailure {
         let (name, entered) = (&self.state.name, self.step.entered_id);
-        let failure = StateFailure::new(
-            error.error,
-            format!(
-                "An error occurred while executing the state '{name}' (entered at the event id #{entered}). {}",
-                error.cause
-            ),
+        let preface = format!(
+            "An error occurred while executing the state '{name}' (entered at the event id #{entered}). "
         );
+        // A state that is tried on its own was entered at no event.
+        let preface = if self.observer.is_some() { "" } else { &preface };
+        let failure = StateFailure::new(error.error, format!("{preface}{}", error.cause));
         if error.error == error_names::QUERY_EVALUATION_ERROR {
             let location = error.location.clone();
             return failure.of_evaluation(FailedEvaluation { location, late: false });

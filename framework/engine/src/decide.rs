@@ -106,7 +106,7 @@ impl StateFailure {
         self
     }
 
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.matched.or(self.failure.error.as_deref()).unwrap_or("")
     }
 

@@ -16,6 +16,8 @@ mod decide;
 pub mod execution;
 pub mod history;
 mod live;
+mod observe;
+pub mod probe;
 mod situation;
 mod states;
 

@@ -13,13 +13,17 @@ const DIAGNOSTICS_MAX: usize = 100;
 
 /// Refuses a definition that holds an error.
 pub(super) fn check(text: &str) -> Result<(), ApiError> {
-    let Err(findings) = stagepost_asl::parse(text) else { return Ok(()) };
+    stagepost_asl::parse(text).map(|_| ()).map_err(|findings| refused(&findings))
+}
+
+/// Says what is wrong with a definition.
+pub(super) fn refused(findings: &[Finding]) -> ApiError {
     let errors: Vec<&Finding> = findings.iter().filter(|f| f.severity == Severity::Error).collect();
     let mut said: Vec<String> = errors.iter().take(FINDINGS_IN_MESSAGE).map(ToString::to_string).collect();
     if errors.len() > said.len() {
         said.push(format!("and {} more", errors.len() - said.len()));
     }
-    Err(ApiError::about(Code::InvalidDefinition, said.join(", ")))
+    ApiError::about(Code::InvalidDefinition, said.join(", "))
 }
 
 /// How much of a text that is no JSON its location repeats, in characters.

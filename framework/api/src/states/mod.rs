@@ -20,6 +20,7 @@ mod settings;
 mod state_machines;
 mod tags;
 mod tasks;
+mod test_state;
 
 /// What an operation works with.
 pub(crate) struct Context<'a> {
@@ -89,6 +90,7 @@ operations! {
     "StartSyncExecution" => executions::start_sync,
     "StopExecution" => executions::stop,
     "TagResource" => tags::tag,
+    "TestState" => test_state::test,
     "UntagResource" => tags::untag,
     "UpdateStateMachine" => state_machines::update,
     "ValidateStateMachineDefinition" => definitions::validate,

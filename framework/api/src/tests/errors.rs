@@ -126,7 +126,7 @@ async fn bad_requests_have_the_services_codes() {
         ("ListTagsForResource", json!({ "resourceArn": "bad" }), "InvalidArn"),
         ("TagResource", json!({ "resourceArn": sm, "tags": tags }), "TooManyTags"),
         ("UntagResource", json!({ "resourceArn": no_act, "tagKeys": ["a"] }), "ResourceNotFound"),
-        ("TestState", json!({}), "UnknownOperationException"),
+        ("ShredState", json!({}), "UnknownOperationException"),
     ] {
         assert_eq!(s.code(operation, body.clone()).await, code, "{operation} {body}");
     }

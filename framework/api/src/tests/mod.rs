@@ -19,6 +19,7 @@ mod errors;
 mod memory;
 mod operations;
 mod operators;
+mod test_state;
 mod whole;
 
 const PASS: &str = r#"{"StartAt":"P","States":{"P":{"Type":"Pass","End":true}}}"#;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use stagepost_protocol::limits;
 
 use super::{
@@ -32,6 +32,40 @@ pub fn parse(text: &str) -> Result<(StateMachine, Vec<Finding>), Vec<Finding>> {
     }
 }
 
+/// The name of a state that stands alone, in locations and in its context object, as the service's TestState names it.
+pub const LONE_STATE: &str = "StateName";
+
+/// Parses and validates the definition of one state that stands alone, without a machine around it (TestState). The
+/// machine holds it as [`LONE_STATE`], and a Succeed state for each state that it leads to.
+pub fn parse_state(text: &str) -> Result<(StateMachine, Vec<Finding>), Vec<Finding>> {
+    let mut parser = Parser { lone: true, ..Parser::default() };
+    let machine = parser.document(text);
+    let (errors, findings) = parser.findings.finish();
+    match machine {
+        Some(machine) if !errors => Ok((machine, findings)),
+        _ => Err(findings),
+    }
+}
+
+/// A machine around a state that stands alone.
+fn around(state: Map<String, Value>) -> Map<String, Value> {
+    let mut targets: Vec<&Value> = ["Next", "Default"].iter().filter_map(|field| state.get(*field)).collect();
+    for field in ["Choices", "Catch"] {
+        let rules = state.get(field).and_then(Value::as_array);
+        targets.extend(rules.into_iter().flatten().filter_map(|rule| rule.get("Next")));
+    }
+    let targets: Vec<String> = targets.into_iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut states = Map::new();
+    states.insert(LONE_STATE.to_owned(), state.into());
+    for target in targets {
+        states.entry(target).or_insert_with(|| json!({ "Type": "Succeed" }));
+    }
+    let mut machine = Map::new();
+    machine.insert("StartAt".to_owned(), LONE_STATE.into());
+    machine.insert("States".to_owned(), states.into());
+    machine
+}
+
 /// What is gathered while a document is read.
 #[derive(Default)]
 pub(super) struct Parser {
@@ -41,6 +75,8 @@ pub(super) struct Parser {
     by_name: HashMap<Arc<str>, StateIndex>,
     /// Of the machine: the language of states that name none.
     pub(super) query_language: QueryLanguage,
+    /// The document is one state, without a machine around it.
+    lone: bool,
     /// The variables that are assigned in the scope that is read and in those around it, outermost first.
     assigned: Vec<Assigned>,
 }
@@ -89,11 +125,14 @@ impl Parser {
             let message = "This field stands here more than once; the last one counts";
             self.findings.add(Severity::Warning, codes::DUPLICATE_FIELD, pointer, message);
         }
-        let Value::Object(fields) = &value else {
+        let Value::Object(mut fields) = value else {
             self.findings.schema("", NOT_AN_OBJECT);
             return None;
         };
-        self.machine(&Node { fields, pointer: String::new() })
+        if self.lone {
+            fields = around(fields);
+        }
+        self.machine(&Node { fields: &fields, pointer: String::new() })
     }
 
     fn machine(&mut self, node: &Node<'_>) -> Option<StateMachine> {
@@ -105,7 +144,7 @@ impl Parser {
         self.query_language = self.language(node).unwrap_or_default();
         let start_at = self.scope(node);
         let states: Option<Vec<State>> = std::mem::take(&mut self.states).into_iter().collect();
-        if let Some(states) = &states {
+        if let Some(states) = states.as_ref().filter(|_| !self.lone) {
             self.warn_about_unassigned_variables(states);
         }
         Some(StateMachine {
@@ -137,6 +176,8 @@ impl Parser {
         let first = u32::try_from(self.states.len()).expect("a definition has far fewer bytes than that");
         let mut scope = Scope::new(first, list.fields.keys().map(String::as_str));
         self.states.resize_with(self.states.len() + list.fields.len(), || None);
+        // What surrounds a state that stands alone is not known: whether it can be left for good is not its affair.
+        scope.incomplete = self.lone && node.pointer.is_empty();
         let start = scope.start(&mut self.findings, node);
         self.assigned(&list);
         for (place, (name, value)) in (0..).zip(list.fields) {

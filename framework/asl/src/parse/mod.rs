@@ -21,7 +21,7 @@ mod resource;
 mod states;
 
 pub use finding::{Finding, Severity, codes, express_findings};
-pub use machine::parse;
+pub use machine::{LONE_STATE, parse, parse_state};
 pub(crate) use node::{Findings, Node};
 
 #[cfg(test)]

@@ -795,3 +795,35 @@ fn variables_have_names_and_scopes() {
         ),
     ]);
 }
+
+#[test]
+fn a_state_that_stands_alone_is_checked_without_what_is_around_it() {
+    use serde_json::json;
+
+    use crate::parse::{LONE_STATE, parse_state};
+    let (machine, _) = parse_state(
+        &json!({
+            "Type": "Choice", "Default": "Elsewhere",
+            "Choices": [{ "Variable": "$.a", "IsPresent": true, "Next": "There" },
+                        { "Variable": "$.b", "IsPresent": true, "Next": LONE_STATE }],
+        })
+        .to_string(),
+    )
+    .unwrap();
+    assert_eq!(machine.state_named(LONE_STATE).unwrap().kind.type_name(), "Choice");
+    assert!(machine.state_named("There").is_some() && machine.state_named("Elsewhere").is_some());
+    // Only the state itself can be wrong: that it leads to itself alone is not.
+    for (state, expected) in [
+        (json!({ "Type": "Pass", "Next": LONE_STATE }), None),
+        (json!({ "Type": "Fail" }), None),
+        (json!({ "Type": "Pass", "Parameters": { "x.$": "$unknown" }, "End": true }), None),
+        (json!({ "Type": "Pass" }), Some("/States/StateName")),
+        (json!({ "Type": "Nothing", "End": true }), Some("/States/StateName/Type")),
+        (json!({ "StartAt": "A", "States": {} }), Some("/States/StateName")),
+        (json!([]), Some("/")),
+    ] {
+        let found = parse_state(&state.to_string()).err().map(|findings| findings[0].pointer.clone());
+        let expected = expected.map(|e| if e == "/" { String::new() } else { e.to_owned() });
+        assert_eq!(found, expected, "{state}");
+    }
+}

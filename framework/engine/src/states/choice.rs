@@ -20,10 +20,10 @@ pub(crate) fn run(decider: &mut Decider<'_>, scope: ScopeId, choice: &ChoiceStat
     }
 }
 
-type Chosen = Result<(Exit, StateIndex), StateFailure>;
+pub(crate) type Chosen = Result<(Exit, StateIndex), StateFailure>;
 
 /// The way, if the rules could be evaluated, and what it leads to.
-fn choose(evaluation: &Evaluation<'_>, choice: &ChoiceState) -> (Option<Way>, Chosen) {
+pub(crate) fn choose(evaluation: &Evaluation<'_>, choice: &ChoiceState) -> (Option<Way>, Chosen) {
     let rules = choice.choices.iter().map(|choice| &choice.rule);
     let first = evaluation.input().and_then(|input| evaluation.first_rule(rules, &input.into_value()));
     let place = match first {

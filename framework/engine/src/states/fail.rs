@@ -16,7 +16,7 @@ pub(crate) fn run(decider: &mut Decider<'_>, scope: ScopeId, fail: &FailState) -
 }
 
 /// Both ways this is how the state fails; `Err` where its fields could not be evaluated.
-fn failure(evaluation: &Evaluation<'_>, fail: &FailState) -> Result<StateFailure, StateFailure> {
+pub(crate) fn failure(evaluation: &Evaluation<'_>, fail: &FailState) -> Result<StateFailure, StateFailure> {
     let error = fail.error.as_ref().map(|text| evaluate(evaluation, text, "Error")).transpose()?;
     let cause = fail.cause.as_ref().map(|text| evaluate(evaluation, text, "Cause")).transpose()?;
     Ok(Failure::bounded(error, cause).into())

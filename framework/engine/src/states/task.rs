@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// What an attempt is given.
-struct Work {
-    input: Payload,
-    timeout_seconds: Option<u64>,
+pub(crate) struct Work {
+    pub(crate) input: Payload,
+    pub(crate) timeout_seconds: Option<u64>,
     heartbeat_seconds: Option<u64>,
 }
 
@@ -73,7 +73,7 @@ fn unusable(resource: &Resource, env: &Env<'_>) -> Option<String> {
     }
 }
 
-fn work(evaluation: Evaluation<'_>, task: &TaskState) -> Result<Work, StateFailure> {
+pub(crate) fn work(evaluation: Evaluation<'_>, task: &TaskState) -> Result<Work, StateFailure> {
     let evaluation = evaluation.with_token_of_next_event();
     let seconds = |number: &Option<_>, field| match number {
         None => Ok(None),

@@ -32,7 +32,11 @@ pub(crate) fn elapsed(decider: &mut Decider<'_>, scope: ScopeId, wait: &WaitStat
     decider.conclude(scope, exit, wait.transition)
 }
 
-fn until(evaluation: &Evaluation<'_>, wait: &WaitState, now: Timestamp) -> Result<Timestamp, StateFailure> {
+pub(crate) fn until(
+    evaluation: &Evaluation<'_>,
+    wait: &WaitState,
+    now: Timestamp,
+) -> Result<Timestamp, StateFailure> {
     let until = match &wait.until {
         WaitUntil::Seconds(seconds) => after(evaluation, now, i64::try_from(*seconds).unwrap_or(i64::MAX))?,
         WaitUntil::SecondsPath(path) => {
