@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use stagepost_broker::Health;
-use stagepost_coordinator::client::Client;
+use stagepost_coordinator::{client::Client, express::Runner};
 use stagepost_protocol::Namespace;
 use stagepost_store::Reader;
 use tokio::sync::watch;
 
 use crate::{
-    commands::Commands,
+    commands::{Commands, Coordinators},
     metrics::{RequestMetrics, Source},
 };
 
@@ -41,14 +41,16 @@ pub struct Api {
 }
 
 impl Api {
-    /// An API over a store and a client of the coordinators. `broker` is [`stagepost_broker::Broker::health`].
+    /// An API over a store, a client of the coordinators, and what runs Express executions in this process. `broker` is
+    /// [`stagepost_broker::Broker::health`].
     pub fn new(
         reader: Arc<dyn Reader>,
         client: Arc<Client>,
+        runner: Arc<Runner>,
         broker: watch::Receiver<Health>,
         options: Options,
     ) -> Api {
-        Api::over(reader, client, broker, options)
+        Api::over(reader, Arc::new(Coordinators { client, runner }), broker, options)
     }
 
     pub(crate) fn over(

@@ -1,21 +1,27 @@
 //! What changes executions, as the operations see it: requests to coordinators. A seam, so that operations can
 //! be tested without a coordinator.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use stagepost_coordinator::client::{Client, ClientError};
+use stagepost_coordinator::{
+    client::{Client, ClientError},
+    express::{Ended, RunError, Runner},
+};
 use stagepost_protocol::{
-    Namespace, Report, TaskMessage,
+    ExpressStart, Namespace, Report, TaskMessage,
     shard::{Reply, Start, Stop},
 };
 
-/// Requests that are answered after the commit; see [`Client`], whose methods these are.
+/// Requests that are answered after the commit, and Express executions; see [`Client`] and [`Runner`], whose methods
+/// these are.
 #[async_trait]
 pub(crate) trait Commands: Send + Sync + 'static {
     async fn start(&self, start: Start) -> Result<Reply, ClientError>;
     async fn stop(&self, stop: Stop) -> Result<Reply, ClientError>;
     async fn report(&self, report: Report) -> Result<Reply, ClientError>;
+    async fn start_express(&self, start: ExpressStart) -> Result<(), ClientError>;
+    async fn run_express(&self, start: ExpressStart) -> Result<Ended, RunError>;
 
     /// Dropping the future before it returned gives a delivered task back to its queue.
     async fn poll_activity(
@@ -27,18 +33,32 @@ pub(crate) trait Commands: Send + Sync + 'static {
     ) -> Result<Option<TaskMessage>, ClientError>;
 }
 
+/// The coordinators of the installation, and the runner of this process.
+pub(crate) struct Coordinators {
+    pub(crate) client: Arc<Client>,
+    pub(crate) runner: Arc<Runner>,
+}
+
 #[async_trait]
-impl Commands for Client {
+impl Commands for Coordinators {
     async fn start(&self, start: Start) -> Result<Reply, ClientError> {
-        Client::start(self, start).await
+        self.client.start(start).await
     }
 
     async fn stop(&self, stop: Stop) -> Result<Reply, ClientError> {
-        Client::stop(self, stop).await
+        self.client.stop(stop).await
     }
 
     async fn report(&self, report: Report) -> Result<Reply, ClientError> {
-        Client::report(self, report).await
+        self.client.report(report).await
+    }
+
+    async fn start_express(&self, start: ExpressStart) -> Result<(), ClientError> {
+        self.client.start_express(&start).await
+    }
+
+    async fn run_express(&self, start: ExpressStart) -> Result<Ended, RunError> {
+        self.runner.run(start).await
     }
 
     async fn poll_activity(
@@ -48,6 +68,6 @@ impl Commands for Client {
         worker: Option<&str>,
         wait: Duration,
     ) -> Result<Option<TaskMessage>, ClientError> {
-        Client::poll_activity(self, namespace, activity, worker, wait).await
+        self.client.poll_activity(namespace, activity, worker, wait).await
     }
 }

@@ -25,7 +25,6 @@ use bytes::Bytes;
 use stagepost_protocol::{HeaderValue, Message, Properties};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::{
     Acker, Broker, ConsumeOptions, Consumer, Delivery, DeliveryTag, Error, Health, Published, QueueSpec,
@@ -442,16 +441,14 @@ impl Broker for InProcessBroker {
         Ok(Box::new(self.find_to_consume(queue)?.add_consumer(Some(prefetch))))
     }
 
-    async fn reply_queue(&self) -> Result<(String, Box<dyn Consumer>), Error> {
+    async fn private_queue(&self, name: &str) -> Result<Box<dyn Consumer>, Error> {
         self.check_open()?;
-        let name = format!("stagepost.reply.{}", Uuid::new_v4());
-        let queue = Queue::new(&name, Arc::clone(&self.shared.gauge));
+        let queue = Queue::new(name, Arc::clone(&self.shared.gauge));
         let consumer = queue.add_consumer(None);
         let mut table = self.shared.queues.write().unwrap_or_else(PoisonError::into_inner);
-        table.insert(name.clone(), queue);
+        table.insert(name.to_owned(), queue);
         drop(table);
-        let shared = Arc::clone(&self.shared);
-        Ok((name, Box::new(ReplyConsumer { consumer, shared })))
+        Ok(Box::new(ReplyConsumer { consumer, shared: Arc::clone(&self.shared) }))
     }
 
     async fn depth(&self, queue: &str) -> Result<Option<u64>, Error> {

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use stagepost_protocol::{Message, Properties};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// Why a broker could not do what it was asked. A lost connection is none of these: the broker waits,
 /// reconnects and goes on.
@@ -172,9 +173,16 @@ pub trait Broker: Send + Sync + 'static {
     /// Consumes a declared queue. The consumer is rebuilt after a reconnection.
     async fn consume(&self, queue: &str, options: ConsumeOptions) -> Result<Box<dyn Consumer>, Error>;
 
-    /// A queue of this process's own for replies, and its consumer, whose deliveries need no settling. Its name
-    /// stays the same after a reconnection; what was in it does not stay.
-    async fn reply_queue(&self) -> Result<(String, Box<dyn Consumer>), Error>;
+    /// Makes a queue of this process's own and consumes it; deliveries need no settling. It keeps its name after a
+    /// reconnection, but not what was in it, and goes with its consumer. The name must be used by nobody else.
+    async fn private_queue(&self, name: &str) -> Result<Box<dyn Consumer>, Error>;
+
+    /// A queue of this process's own for replies, as [`Broker::private_queue`], with a name that it makes up.
+    async fn reply_queue(&self) -> Result<(String, Box<dyn Consumer>), Error> {
+        let name = format!("stagepost.reply.{}", Uuid::new_v4());
+        let consumer = self.private_queue(&name).await?;
+        Ok((name, consumer))
+    }
 
     /// How many messages wait in a queue; `None` when there is no such queue.
     async fn depth(&self, queue: &str) -> Result<Option<u64>, Error>;

@@ -4,9 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use stagepost_broker::{ConsumeOptions, Delivery, QueueSpec};
-use stagepost_protocol::{
-    Message, Report, ReportOutcome, ShardId, ShardMessage, TokenKey, TokenMessage, limits,
-};
+use stagepost_protocol::{Message, Report, ReportOutcome, ShardMessage, TokenKey, TokenMessage, limits};
 use tokio::sync::watch;
 
 use crate::{
@@ -17,6 +15,9 @@ use crate::{
 };
 
 const PREFETCH: u16 = 256;
+/// A process that runs Express executions is gone when its queue is missing so many times, some two seconds: longer than
+/// it takes to connect again.
+const RUNNER_ATTEMPTS: u32 = 6;
 /// Reports that go on in one message have about so many bytes at most: a quarter of what a shard accepts, since a
 /// text can take more room in JSON that is written anew.
 const FORWARD_BYTES_MAX: usize = limits::SHARD_MESSAGE_BYTES_MAX / 4;
@@ -91,13 +92,24 @@ pub(crate) async fn consume(
     }
 }
 
-/// Publishes until every message is confirmed.
+/// Publishes until every message is confirmed. What is meant for a process that is gone goes to the dead letters.
 pub(crate) async fn publish(shared: &Shared, mut messages: Vec<Message>) {
     let mut backoff = Backoff::new();
-    while !messages.is_empty() {
+    for attempt in 1.. {
+        if messages.is_empty() {
+            return;
+        }
         let results = shared.broker.publish(messages.clone()).await;
         let refused = |(message, result): (Message, stagepost_broker::Published)| match result {
             Ok(()) | Err(stagepost_broker::Error::Closed) => None,
+            Err(stagepost_broker::Error::Unroutable { queue })
+                if attempt >= RUNNER_ATTEMPTS && shared.topology.is_runner(&queue) =>
+            {
+                let reason = "the process that ran its Express execution is gone";
+                tracing::warn!(reason, queue, "a message could not be used; it is among the dead letters");
+                add(&shared.metrics.dead_letters, 1);
+                Some(dispatch::dead_message(&shared.topology, &queue, message, reason))
+            }
             Err(error) => {
                 tracing::error!(%error, queue = message.queue, "a message was refused; trying again");
                 Some(message)
@@ -117,16 +129,19 @@ fn forward(
     queue: &str,
     deliveries: &[Delivery],
 ) -> Vec<Message> {
-    let mut reports: BTreeMap<ShardId, (Vec<Report>, usize)> = BTreeMap::new();
+    let mut reports: BTreeMap<String, (Vec<Report>, usize)> = BTreeMap::new();
     let mut messages = Vec::new();
-    let encode = |shard, reports| ShardMessage::Reports(reports).encode(options.topology.shard(shard), None);
+    let encode = |queue, reports| ShardMessage::Reports(reports).encode(queue, None);
     for delivery in deliveries {
         match report(token_key, &delivery.body) {
             Ok((execution, report)) => {
-                let shard = options.shards.of(execution);
-                let (gathered, bytes) = reports.entry(shard).or_default();
+                let queue = match report.token.claimed_runner() {
+                    Some(runner) => options.topology.runner(runner),
+                    None => options.topology.shard(options.shards.of(execution)),
+                };
+                let (gathered, bytes) = reports.entry(queue.clone()).or_default();
                 if *bytes + delivery.body.len() > FORWARD_BYTES_MAX && !gathered.is_empty() {
-                    messages.push(encode(shard, std::mem::take(gathered)));
+                    messages.push(encode(queue, std::mem::take(gathered)));
                     *bytes = 0;
                 }
                 *bytes += delivery.body.len();
@@ -139,7 +154,7 @@ fn forward(
             }
         }
     }
-    messages.extend(reports.into_iter().map(|(shard, (reports, _))| encode(shard, reports)));
+    messages.extend(reports.into_iter().map(|(queue, (reports, _))| encode(queue, reports)));
     messages
 }
 

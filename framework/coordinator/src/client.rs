@@ -9,7 +9,8 @@ use std::{
 
 use stagepost_broker::{Broker, ConsumeOptions, Consumer, QueueSpec};
 use stagepost_protocol::{
-    ExecutionId, Namespace, Report, ReportOutcome, ShardMessage, Shards, TaskMessage, TaskToken, TokenKey,
+    ExecutionId, ExpressStart, Namespace, Report, ReportOutcome, ShardMessage, Shards, TaskMessage,
+    TaskToken, TokenKey,
     shard::{Reply, Start, Stop},
     topology::Topology,
 };
@@ -59,8 +60,8 @@ impl Client {
         token_key: TokenKey,
     ) -> Result<Arc<Client>, stagepost_broker::Error> {
         // A request may come before the first coordinator; it waits in the queue.
-        let queues: Vec<QueueSpec> =
-            shards.all().map(|shard| QueueSpec::ours(topology.shard(shard))).collect();
+        let names = shards.all().map(|shard| topology.shard(shard)).chain([topology.express()]);
+        let queues: Vec<QueueSpec> = names.map(QueueSpec::ours).collect();
         broker.declare(&queues).await?;
         let (reply_to, replies) = broker.reply_queue().await?;
         let pending = Pending::default();
@@ -71,12 +72,15 @@ impl Client {
 
     /// Sends a request to the shard of `execution` and waits for its reply, which comes after the commit.
     pub async fn request(&self, execution: ExecutionId, message: ShardMessage) -> Result<Reply, ClientError> {
+        self.request_at(self.topology.shard(self.shards.of(execution)), message).await
+    }
+
+    async fn request_at(&self, queue: String, message: ShardMessage) -> Result<Reply, ClientError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed).to_string();
         let (sender, reply) = oneshot::channel();
         lock(&self.pending).insert(id.clone(), sender);
         // Whatever ends this call, a caller that went away included, its entry must go.
         let _forget = Forget { pending: &self.pending, id: &id };
-        let queue = self.topology.shard(self.shards.of(execution));
         let message = message.encode(queue, Some((self.reply_to.clone(), id.clone())));
         let exchange = async {
             for published in self.broker.publish(vec![message]).await {
@@ -101,11 +105,27 @@ impl Client {
         self.request(stop.execution.id(), ShardMessage::Stop(stop)).await
     }
 
+    /// Starts an Express execution, asynchronously: when this returns, the broker has it, and some process will run
+    /// it, again if that one dies meanwhile.
+    pub async fn start_express(&self, start: &ExpressStart) -> Result<(), ClientError> {
+        let publish = self.broker.publish(vec![start.encode(self.topology.express())]);
+        let published = timeout(REQUEST_TIMEOUT, publish).await;
+        let published = published.map_err(|_| ClientError::Timeout(REQUEST_TIMEOUT))?;
+        published.into_iter().try_for_each(|result| Ok(result?))
+    }
+
     /// Reports what became of an attempt. A token of another installation is answered without asking anyone.
     pub async fn report(&self, report: Report) -> Result<Reply, ClientError> {
-        match self.token_key.verify(report.token.as_str()) {
-            Some((execution, _)) => self.request(execution, ShardMessage::Reports(vec![report])).await,
-            None => Ok(Reply::InvalidToken),
+        let Some((execution, _)) = self.token_key.verify(report.token.as_str()) else {
+            return Ok(Reply::InvalidToken);
+        };
+        let runner = report.token.claimed_runner();
+        let message = ShardMessage::Reports(vec![report]);
+        let Some(runner) = runner else { return self.request(execution, message).await };
+        match self.request_at(self.topology.runner(runner), message).await {
+            // The process that ran the Express execution is gone, and the execution with it.
+            Err(ClientError::Broker(stagepost_broker::Error::Unroutable { .. })) => Ok(Reply::TaskTimedOut),
+            answer => answer,
         }
     }
 

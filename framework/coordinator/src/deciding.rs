@@ -26,13 +26,14 @@ mod family;
 mod round;
 
 use round::Round;
+pub(crate) use round::random;
 
 /// At most so many wake-ups are loaded from the store at a time.
 const WAKES_LOADED_MAX: usize = 20_000;
 /// So long it is taken for granted that an activity which was registered still is.
-const ACTIVITY_FACT_TTL: Duration = Duration::from_secs(1);
+pub(crate) const ACTIVITY_FACT_TTL: Duration = Duration::from_secs(1);
 /// At most so many facts about activities, and so many names of declared queues, are kept.
-const FACTS_MAX: usize = 10_000;
+pub(crate) const FACTS_MAX: usize = 10_000;
 /// At most so many executions are remembered one by one as perhaps not published.
 const SUSPECTS_MAX: usize = 100_000;
 /// A row that the store cannot read so many times, though it answers, is given up.

@@ -4,29 +4,29 @@ use bytes::Bytes;
 use stagepost_broker::Delivery;
 use stagepost_engine::{Command, Dispatch, Send};
 use stagepost_protocol::{
-    ExecutionArn, ExecutionId, HeaderValue, Message, Properties, ShardId, TaskMessage,
+    ExecutionArn, ExecutionId, HeaderValue, Message, Properties, TaskMessage,
     message::{HEADER_REASON, HEADER_SOURCE},
     topology::Topology,
 };
 
-/// The message of a command.
+/// The message of a command. What becomes of an attempt is reported to the queue `reply_to`.
 pub(crate) fn message(
     topology: &Topology,
-    shard: ShardId,
+    reply_to: &str,
     id: ExecutionId,
     arn: &ExecutionArn,
     command: Command,
     republished: bool,
 ) -> Message {
     match command {
-        Command::Dispatch(dispatch) => task(topology, shard, id, arn, dispatch, republished),
+        Command::Dispatch(dispatch) => task(topology, reply_to, id, arn, dispatch, republished),
         Command::Send(send) => user_message(send),
     }
 }
 
 fn task(
     topology: &Topology,
-    shard: ShardId,
+    reply_to: &str,
     id: ExecutionId,
     arn: &ExecutionArn,
     dispatch: Dispatch,
@@ -43,7 +43,7 @@ fn task(
         deadline: dispatch.deadline,
         heartbeat_millis: dispatch.heartbeat_millis,
         input: dispatch.input,
-        reply_to: topology.shard(shard),
+        reply_to: reply_to.to_owned(),
         priority: 0,
         fairness_key: String::new(),
         republished,

@@ -9,7 +9,7 @@
 //! * [`Coordinator`] runs all of it; [`Client`] is how everybody else asks a shard for something.
 //! * `lease` gains and loses shards, `deciding` is the loop, `pipeline` carries a decided batch out,
 //!   `cache` holds the executions in memory, `wake` the deadlines, `dispatch` turns commands into messages,
-//!   `callbacks` and `triggers` turn foreign messages into shard messages, `recover` publishes again what is
+//!   [`express`] runs Express executions, in memory, `callbacks` and `triggers` turn foreign messages into shard messages, `recover` publishes again what is
 //!   pending.
 //!
 //! Nothing here decides what a workflow does next: that is `stagepost-engine`. Nothing here calls the outside
@@ -21,6 +21,7 @@ pub mod client;
 mod deciding;
 mod definitions;
 mod dispatch;
+pub mod express;
 mod lease;
 pub mod metrics;
 mod options;

@@ -59,6 +59,14 @@ metrics! {
     counter histories_long,
     /// Executions replayed from the store.
     counter replays,
+    /// Express executions started by this process.
+    counter express_started,
+    /// Express executions that ended in this process, however.
+    counter express_ended,
+    /// Synchronous Express executions refused because too many ran.
+    counter express_throttled,
+    /// Express executions that this process runs.
+    gauge express_running,
     /// Shards owned.
     gauge shards_owned,
     /// Executions in the cache.

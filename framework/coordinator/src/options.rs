@@ -64,6 +64,12 @@ pub struct Options {
     /// Publish everything that is pending in a shard when it is gained, because the broker keeps nothing: for the
     /// embedded default. Default: no.
     pub recover_shards: bool,
+    /// At most so many Express executions of each kind run at a time in this process: a synchronous one beyond that
+    /// is refused, an asynchronous one waits in its queue. Default: 1,000.
+    pub express_running_max: u16,
+    /// The longest that an Express execution runs. Default: 5 minutes, as at the service. It must stay well below the
+    /// broker's limit for unacknowledged deliveries (RabbitMQ: 30 minutes).
+    pub express_duration_max: Duration,
     /// Queues that start executions.
     pub triggers: Vec<Trigger>,
     /// Is told of each execution that this coordinator ended, once that is committed.
@@ -85,6 +91,8 @@ impl Default for Options {
             wake_horizon: Duration::from_secs(60),
             start_guard: Duration::from_secs(5),
             recover_shards: false,
+            express_running_max: 1_000,
+            express_duration_max: Duration::from_secs(5 * 60),
             triggers: Vec::new(),
             on_end: None,
             clock: Clock::system(),

@@ -100,7 +100,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) metrics: Arc<Metrics>,
-    topology: Topology,
+    pub(crate) topology: Topology,
     on_end: Option<Observer>,
     generation: AtomicU64,
     settled: Mutex<Vec<(u64, Vec<ExecutionId>)>>,
@@ -286,19 +286,31 @@ pub(crate) async fn publish(shared: Arc<Shared>, mut committed: mpsc::Receiver<D
 
 async fn publish_one(shared: Arc<Shared>, mut decided: Decided) -> Decided {
     let declare = std::mem::take(&mut decided.declare);
+    let (messages, replies) = (std::mem::take(&mut decided.messages), std::mem::take(&mut decided.replies));
+    deliver(&shared, &declare, messages, replies).await;
+    decided
+}
+
+/// Publishes until every message is confirmed, or is among the dead letters because no queue takes it. Replies are
+/// published once: who does not wait for one any more does not get it.
+pub(crate) async fn deliver(
+    shared: &Shared,
+    declare: &[QueueSpec],
+    mut messages: Vec<Message>,
+    mut replies: Vec<Message>,
+) {
     // A queue that cannot be declared may still take messages; publishing tells. A broker that is away is waited
     // for by `declare` itself.
-    if !declare.is_empty() && shared.broker.declare(&declare).await.is_err() {
-        for queue in &declare {
+    if !declare.is_empty() && shared.broker.declare(declare).await.is_err() {
+        for queue in declare {
             if let Err(error) = shared.broker.declare(std::slice::from_ref(queue)).await {
                 tracing::error!(%error, queue = queue.name, "a queue could not be declared");
             }
         }
     }
-    let mut messages = std::mem::take(&mut decided.messages);
     let must = messages.len();
-    messages.append(&mut decided.replies);
-    let mut refused = publish_all(&shared, messages, must).await;
+    messages.append(&mut replies);
+    let mut refused = publish_all(shared, messages, must).await;
     let mut backoff = Backoff::new();
     let mut attempts = 0;
     while !refused.is_empty() {
@@ -306,12 +318,11 @@ async fn publish_one(shared: Arc<Shared>, mut decided: Decided) -> Decided {
         attempts += 1;
         let mut again = Vec::with_capacity(refused.len());
         for (message, error) in refused {
-            again.push(remedy(&shared, message, &error, attempts).await);
+            again.push(remedy(shared, message, &error, attempts).await);
         }
         let must = again.len();
-        refused = publish_all(&shared, again, must).await;
+        refused = publish_all(shared, again, must).await;
     }
-    decided
 }
 
 /// What is to be published instead of a message that was refused. A full queue is waited for. A queue that does

@@ -113,7 +113,8 @@ fn pending(
 ) -> Vec<Message> {
     let env = Env { now: options.clock.now(), token_key, random: &|| 0, activity_exists: &|_| true };
     let arn = &execution.origin().arn;
-    let message = |command| dispatch::message(&options.topology, shard, id, arn, command, true);
+    let reply_to = options.topology.shard(shard);
+    let message = |command| dispatch::message(&options.topology, &reply_to, id, arn, command, true);
     execution.pending(&env).into_iter().map(message).collect()
 }
 

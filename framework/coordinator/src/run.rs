@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     callbacks,
     deciding::Deciding,
-    lease,
+    express, lease,
     metrics::Metrics,
     options::Options,
     pipeline::{self, Shared},
@@ -54,6 +54,7 @@ pub async fn installation_token_key(reader: &dyn Reader) -> Result<TokenKey, sta
 /// not settled comes again.
 pub struct Coordinator {
     metrics: Arc<Metrics>,
+    runner: Arc<express::Runner>,
     shutdown: watch::Sender<bool>,
     failed: watch::Receiver<Option<&'static str>>,
     dropped: Arc<AtomicBool>,
@@ -91,6 +92,7 @@ impl Coordinator {
     ) -> Result<Coordinator, stagepost_broker::Error> {
         parts.broker.declare(&[QueueSpec::ours(options.topology.dead_letters())]).await?;
         let metrics = Arc::new(Metrics::default());
+        let runner = express::Runner::start(parts.clone(), &options, &token_key, metrics.clone()).await?;
         let shared = Arc::new(Shared::new(parts, metrics.clone(), &options));
         let (shutdown, stopped) = watch::channel(false);
         let (feed, fed) = mpsc::channel(FEEDS_MAX);
@@ -110,17 +112,24 @@ impl Coordinator {
             supervisor.spawn("commit", pipeline::commit(shared.clone(), to_commit, committed)),
             supervisor.spawn("publish", pipeline::publish(shared.clone(), to_publish)),
             supervisor.spawn("callbacks", callbacks),
+            supervisor
+                .spawn("express", express::queue::run(runner.clone(), options.clone(), stopped.clone())),
         ];
         for trigger in &options.triggers {
             let run = triggers::run(shared.clone(), options.clone(), trigger.clone(), stopped.clone());
             tasks.push(supervisor.spawn("trigger", run));
         }
-        Ok(Coordinator { metrics, shutdown, failed, dropped, tasks })
+        Ok(Coordinator { metrics, runner, shutdown, failed, dropped, tasks })
     }
 
     /// What it counts.
     pub fn metrics(&self) -> Arc<Metrics> {
         self.metrics.clone()
+    }
+
+    /// Runs Express executions in this process.
+    pub fn runner(&self) -> Arc<express::Runner> {
+        self.runner.clone()
     }
 
     /// Ends when a part of the coordinator has ended unexpectedly, by a panic for one, with the part's name. What

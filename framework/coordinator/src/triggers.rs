@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use stagepost_broker::Delivery;
-use stagepost_protocol::{Message, Payload, ShardMessage, limits, shard::Start};
+use stagepost_protocol::{ExpressStart, Message, Payload, ShardMessage, limits, shard::Start};
 use stagepost_store::StateMachineRow;
 use tokio::sync::watch;
 
 use crate::{
     callbacks::{consume, publish},
-    dispatch,
+    dispatch, express,
     metrics::add,
     options::{Options, Trigger},
     pipeline::{Backoff, Shared, await_store},
@@ -38,10 +38,11 @@ pub(crate) async fn run(
         let mut messages = Vec::new();
         for delivery in &deliveries {
             messages.push(match start(&trigger, machine.as_ref(), delivery) {
-                Ok(start) => {
+                Ok(Started::Standard(start)) => {
                     let queue = options.topology.shard(options.shards.of(start.execution.id()));
-                    ShardMessage::Start(Box::new(start)).encode(queue, None)
+                    ShardMessage::Start(start).encode(queue, None)
                 }
+                Ok(Started::Express(start)) => start.encode(options.topology.express()),
                 Err(reason) => dead(&shared, &options, &trigger, delivery, &reason),
             });
         }
@@ -72,16 +73,31 @@ async fn state_machine(shared: &Shared, trigger: &Trigger) -> Option<StateMachin
     }
 }
 
+/// What a message starts.
+#[derive(Debug)]
+enum Started {
+    Standard(Box<Start>),
+    Express(Box<ExpressStart>),
+}
+
 /// The start that a message asks for, or why it asks for none.
-fn start(trigger: &Trigger, machine: Option<&StateMachineRow>, delivery: &Delivery) -> Result<Start, String> {
+fn start(
+    trigger: &Trigger,
+    machine: Option<&StateMachineRow>,
+    delivery: &Delivery,
+) -> Result<Started, String> {
     let machine = machine.ok_or_else(|| format!("there is no state machine {}", trigger.state_machine))?;
     if delivery.body.len() > limits::PAYLOAD_BYTES_MAX {
         let (bytes, max) = (delivery.body.len(), limits::PAYLOAD_BYTES_MAX);
         return Err(format!("its body has {bytes} bytes, more than the {max} of an execution's input"));
     }
     let input = Payload::parse_bytes(&delivery.body).map_err(|e| format!("its body is not JSON: {e}"))?;
-    Ok(Start {
-        execution: trigger.state_machine.execution(&execution_name(delivery)),
+    let name = execution_name(delivery);
+    if machine.is_express() {
+        return Ok(Started::Express(Box::new(express::start(machine, &name, input))));
+    }
+    Ok(Started::Standard(Box::new(Start {
+        execution: trigger.state_machine.execution(&name),
         state_machine: trigger.state_machine.clone(),
         definition_id: machine.definition_id.clone(),
         role_arn: machine.role_arn.clone(),
@@ -89,7 +105,7 @@ fn start(trigger: &Trigger, machine: Option<&StateMachineRow>, delivery: &Delive
         trace_header: None,
         fresh: delivery.properties.message_id.is_none(),
         parent: None,
-    })
+    })))
 }
 
 /// The message's id, if it can be the name of an execution; else a hash of it. A message without an id cannot be
@@ -134,12 +150,20 @@ mod tests {
             updated_at: Timestamp::from_millis(0),
             settings: Payload::empty_object(),
         };
-        let named = start(&trigger, Some(&machine), &delivery(Some("order-1"), "{}")).unwrap();
+        let standard = |delivery: &Delivery| match start(&trigger, Some(&machine), delivery).unwrap() {
+            Started::Standard(start) => start,
+            express => panic!("{express:?}"),
+        };
+        let named = standard(&delivery(Some("order-1"), "{}"));
         assert_eq!((named.execution.name.as_str(), named.fresh), ("order-1", false));
-        let odd = |id| start(&trigger, Some(&machine), &delivery(Some(id), "{}")).unwrap().execution.name;
+        let odd = |id| standard(&delivery(Some(id), "{}")).execution.name;
         assert!(odd("a b").starts_with("message-") && odd("a b") == odd("a b") && odd("a b") != odd("a c"));
-        assert!(start(&trigger, Some(&machine), &delivery(None, "1")).unwrap().fresh);
+        assert!(standard(&delivery(None, "1")).fresh);
         assert!(start(&trigger, None, &delivery(None, "1")).unwrap_err().contains("no state machine"));
         assert!(start(&trigger, Some(&machine), &delivery(None, "<xml/>")).unwrap_err().contains("not JSON"));
+        let machine = StateMachineRow { kind: "EXPRESS".into(), ..machine };
+        let started = start(&trigger, Some(&machine), &delivery(Some("order-1"), "[]")).unwrap();
+        let Started::Express(express) = started else { panic!("{started:?}") };
+        assert_eq!((express.execution.name.as_str(), express.input.as_str()), ("order-1", "[]"));
     }
 }

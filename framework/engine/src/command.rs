@@ -36,6 +36,9 @@ pub enum Input {
     },
     /// A deadline may have passed: whatever is due at `env.now` happens.
     Wake,
+    /// The shell lets no execution run longer, as with Express executions after five minutes: it ends as by the
+    /// `TimeoutSeconds` of its definition.
+    Expire,
     /// StopExecution.
     Stop {
         /// The error that it ends with.

@@ -84,7 +84,10 @@ pub(crate) fn build(execution: &Execution, step: &Step, extras: &Extras<'_>, nee
     about.insert("StartTime".into(), origin.started_at.to_string().into());
     about.insert("Name".into(), origin.arn.name.as_str().into());
     about.insert("RoleArn".into(), origin.role_arn.as_str().into());
-    about.insert("RedriveCount".into(), 0.into());
+    // Express executions cannot be redriven, and the service does not speak of it there.
+    if !origin.arn.is_express() {
+        about.insert("RedriveCount".into(), 0.into());
+    }
     let machine = &origin.state_machine;
     let mut context = Map::new();
     context.insert("Execution".into(), about.into());

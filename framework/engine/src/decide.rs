@@ -48,6 +48,10 @@ pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> 
             decider.report(event_id, worker, started_at, outcome)
         }
         Input::Wake => decider.wake(),
+        Input::Expire => {
+            decider.emit(TOP_LEVEL, 0, EventKind::ExecutionTimedOut(Failure::default()));
+            None
+        }
         Input::Stop { error, cause } => {
             decider.emit(TOP_LEVEL, 0, EventKind::ExecutionAborted(Failure::bounded(error, cause)));
             None

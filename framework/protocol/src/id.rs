@@ -96,7 +96,14 @@ impl StateMachineArn {
             namespace: self.namespace.clone(),
             state_machine: self.name.clone(),
             name: execution.into(),
+            run: None,
         }
+    }
+
+    /// The ARN of one run of this state machine, if it is of type EXPRESS. `run` makes it unique, since the names of
+    /// such executions may repeat.
+    pub fn express(&self, execution: &str, run: &str) -> ExecutionArn {
+        ExecutionArn { run: Some(run.into()), ..self.execution(execution) }
     }
 }
 
@@ -108,7 +115,8 @@ impl fmt::Display for StateMachineArn {
 }
 arn_text!(StateMachineArn);
 
-/// `arn:aws:states:REGION:ACCOUNT:execution:STATE_MACHINE:NAME`.
+/// `arn:aws:states:REGION:ACCOUNT:execution:STATE_MACHINE:NAME`, or of an Express execution
+/// `arn:aws:states:REGION:ACCOUNT:express:STATE_MACHINE:NAME:RUN`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ExecutionArn {
     /// Where it is filed.
@@ -117,21 +125,40 @@ pub struct ExecutionArn {
     pub state_machine: String,
     /// Its own name.
     pub name: String,
+    /// Of an Express execution: what tells it from others of its name (a UUID). `None` for a standard one.
+    pub run: Option<String>,
 }
 
 impl ExecutionArn {
-    /// Reads the ARN of a standard execution.
+    /// Reads the ARN of a standard or an Express execution.
     pub fn parse(text: &str) -> Result<Self, ArnError> {
-        let error = || ArnError {
+        Self::read(text).ok_or_else(|| ArnError {
             text: text.into(),
             expected: "arn:aws:states:REGION:ACCOUNT:execution:STATE_MACHINE:NAME",
+        })
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let express = split(text, "express");
+        let is_express = express.is_some();
+        let (namespace, rest) = express.or_else(|| split(text, "execution"))?;
+        let (state_machine, rest) = rest.split_once(':')?;
+        let (name, run) = match is_express {
+            true => rest.split_once(':').map(|(name, run)| (name, Some(run)))?,
+            false => (rest, None),
         };
-        let (namespace, rest) = split(text, "execution").ok_or_else(error)?;
-        let (state_machine, name) = rest.split_once(':').ok_or_else(error)?;
-        if state_machine.is_empty() || name.is_empty() || name.contains(':') {
-            return Err(error());
+        if state_machine.is_empty()
+            || [name, run.unwrap_or("-")].iter().any(|p| p.is_empty() || p.contains(':'))
+        {
+            return None;
         }
-        Ok(Self { namespace, state_machine: state_machine.into(), name: name.into() })
+        let (state_machine, name) = (state_machine.into(), name.into());
+        Some(Self { namespace, state_machine, name, run: run.map(str::to_owned) })
+    }
+
+    /// Whether it is that of an execution of an EXPRESS state machine.
+    pub fn is_express(&self) -> bool {
+        self.run.is_some()
     }
 
     /// The id that the store and the shards know the execution by; a function of the ARN alone.
@@ -153,7 +180,9 @@ impl ExecutionArn {
 impl fmt::Display for ExecutionArn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Namespace { account, region } = &self.namespace;
-        write!(f, "arn:aws:states:{region}:{account}:execution:{}:{}", self.state_machine, self.name)
+        let kind = if self.is_express() { "express" } else { "execution" };
+        write!(f, "arn:aws:states:{region}:{account}:{kind}:{}:{}", self.state_machine, self.name)?;
+        self.run.as_ref().map_or(Ok(()), |run| write!(f, ":{run}"))
     }
 }
 arn_text!(ExecutionArn);
@@ -296,9 +325,23 @@ mod tests {
             "arn:aws:states:us-east-1:000000000000:execution:orders",
             "arn:aws:states::000000000000:execution:orders:1",
             "arn:aws:states:us-east-1:000000000000:stateMachine:orders",
+            "arn:aws:states:us-east-1:000000000000:express:orders:1",
+            "arn:aws:states:us-east-1:000000000000:express:orders:1:",
+            "arn:aws:states:us-east-1:000000000000:express:orders:1:2:3",
         ] {
             assert!(ExecutionArn::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn express_executions_of_one_name_have_arns_and_ids_of_their_own() {
+        let machine = StateMachineArn { namespace: Namespace::default(), name: "orders".into() };
+        let (a, b) = (machine.express("o-1", "r1"), machine.express("o-1", "r2"));
+        assert_eq!(a.to_string(), "arn:aws:states:us-east-1:000000000000:express:orders:o-1:r1");
+        assert_eq!(ExecutionArn::parse(&a.to_string()), Ok(a.clone()));
+        assert!(a.is_express() && !machine.execution("o-1").is_express());
+        assert_eq!(a.state_machine_arn(), machine);
+        assert!(a.id() != b.id() && a.id() != machine.execution("o-1").id());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! nowhere else.
 
 pub mod error_names;
+pub mod express;
 pub mod http;
 pub mod id;
 pub mod limits;
@@ -13,9 +14,10 @@ pub mod time;
 pub mod token;
 pub mod topology;
 
+pub use express::ExpressStart;
 pub use id::{ActivityArn, ArnError, ExecutionArn, ExecutionId, MapRunArn, Namespace, StateMachineArn};
 pub use message::{HeaderValue, Message, Properties, TaskMessage, TokenMessage};
 pub use payload::Payload;
 pub use shard::{Parent, ParentKind, Report, ReportOutcome, ShardId, ShardMessage, Shards, Slot};
 pub use time::Timestamp;
-pub use token::{TaskToken, TokenKey};
+pub use token::{RunnerId, TaskToken, TokenKey};

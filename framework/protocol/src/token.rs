@@ -8,37 +8,69 @@ use sha2::Sha256;
 
 use crate::ExecutionId;
 
+/// The execution's id and the event's.
 const BODY_BYTES: usize = 24;
+const RUNNER_BYTES: usize = 8;
 const TAG_BYTES: usize = 16;
+const TOKEN_BYTES_MAX: usize = BODY_BYTES + RUNNER_BYTES + TAG_BYTES;
+
+/// Names a process that runs Express executions, which are in its memory and nowhere else: what is said about their
+/// attempts must reach it, and not a shard. Random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RunnerId([u8; RUNNER_BYTES]);
+
+impl RunnerId {
+    /// From random bytes.
+    pub const fn from_bytes(bytes: [u8; 8]) -> RunnerId {
+        RunnerId(bytes)
+    }
+}
+
+impl fmt::Display for RunnerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
 
 /// The secret of an installation that signs its task tokens. It lives in the store.
 #[derive(Clone)]
-pub struct TokenKey(Arc<Hmac<Sha256>>);
+pub struct TokenKey {
+    mac: Arc<Hmac<Sha256>>,
+    runner: Option<RunnerId>,
+}
 
 impl TokenKey {
     /// From the secret's bytes; 32 random bytes are right.
     pub fn new(secret: &[u8]) -> TokenKey {
-        TokenKey(Arc::new(Hmac::new_from_slice(secret).expect("HMAC takes keys of any length")))
+        let mac = Hmac::new_from_slice(secret).expect("HMAC takes keys of any length");
+        TokenKey { mac: Arc::new(mac), runner: None }
+    }
+
+    /// The same key, for tokens that name `runner` besides: those of Express executions.
+    #[must_use]
+    pub fn of_runner(&self, runner: RunnerId) -> TokenKey {
+        TokenKey { mac: Arc::clone(&self.mac), runner: Some(runner) }
     }
 
     /// The token of the attempt that was scheduled by event `event_id` of the execution.
     pub fn sign(&self, execution: ExecutionId, event_id: u64) -> TaskToken {
-        let mut bytes = [0; BODY_BYTES + TAG_BYTES];
-        bytes[..16].copy_from_slice(execution.as_bytes());
-        bytes[16..BODY_BYTES].copy_from_slice(&event_id.to_be_bytes());
-        let mut mac = (*self.0).clone();
-        mac.update(&bytes[..BODY_BYTES]);
-        bytes[BODY_BYTES..].copy_from_slice(&mac.finalize().into_bytes()[..TAG_BYTES]);
+        let mut bytes = Vec::with_capacity(TOKEN_BYTES_MAX);
+        bytes.extend_from_slice(execution.as_bytes());
+        bytes.extend_from_slice(&event_id.to_be_bytes());
+        bytes.extend(self.runner.iter().flat_map(|runner| runner.0));
+        let mut mac = (*self.mac).clone();
+        mac.update(&bytes);
+        bytes.extend_from_slice(&mac.finalize().into_bytes()[..TAG_BYTES]);
         TaskToken(URL_SAFE_NO_PAD.encode(bytes).into())
     }
 
-    /// The attempt that a token of this installation names; `None` for anything else.
+    /// The attempt that a token of this installation names, whoever runs it; `None` for anything else.
     pub fn verify(&self, token: &str) -> Option<(ExecutionId, u64)> {
-        let bytes = decode(token)?;
-        let mut mac = (*self.0).clone();
-        mac.update(&bytes[..BODY_BYTES]);
-        mac.verify_truncated_left(&bytes[BODY_BYTES..]).ok()?;
-        parts(&bytes)
+        let claim = Claim::read(token)?;
+        let mut mac = (*self.mac).clone();
+        mac.update(claim.body());
+        mac.verify_truncated_left(&claim.bytes[claim.body().len()..claim.length]).ok()?;
+        claim.attempt()
     }
 }
 
@@ -48,18 +80,36 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-fn decode(token: &str) -> Option<[u8; BODY_BYTES + TAG_BYTES]> {
-    let mut bytes = [0; BODY_BYTES + TAG_BYTES];
-    let length = URL_SAFE_NO_PAD.decode_slice(token, &mut bytes).ok()?;
-    (length == bytes.len()).then_some(bytes)
+/// What a token says, true or not. Its length tells whether it names a runner.
+struct Claim {
+    bytes: [u8; TOKEN_BYTES_MAX],
+    length: usize,
 }
 
-fn parts(bytes: &[u8]) -> Option<(ExecutionId, u64)> {
-    let event_id = u64::from_be_bytes(bytes[16..BODY_BYTES].try_into().ok()?);
-    Some((ExecutionId::from_slice(&bytes[..16])?, event_id))
+impl Claim {
+    fn read(token: &str) -> Option<Claim> {
+        let mut bytes = [0; TOKEN_BYTES_MAX];
+        let length = URL_SAFE_NO_PAD.decode_slice(token, &mut bytes).ok()?;
+        let known = [TOKEN_BYTES_MAX - RUNNER_BYTES, TOKEN_BYTES_MAX].contains(&length);
+        known.then_some(Claim { bytes, length })
+    }
+
+    /// What is signed.
+    fn body(&self) -> &[u8] {
+        &self.bytes[..self.length - TAG_BYTES]
+    }
+
+    fn attempt(&self) -> Option<(ExecutionId, u64)> {
+        let event_id = u64::from_be_bytes(self.bytes[16..BODY_BYTES].try_into().ok()?);
+        Some((ExecutionId::from_slice(&self.bytes[..16])?, event_id))
+    }
+
+    fn runner(&self) -> Option<RunnerId> {
+        self.body().get(BODY_BYTES..)?.try_into().ok().map(RunnerId)
+    }
 }
 
-/// A task token: 54 characters that are safe in URLs. A secret: whoever holds it can complete the task, so
+/// A task token: 54 characters that are safe in URLs, 64 for an Express execution. A secret: whoever holds it can complete the task, so
 /// `Debug` shows nothing of it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TaskToken(Arc<str>);
@@ -72,7 +122,13 @@ impl TaskToken {
 
     /// The execution that the token claims to belong to: good for routing, proof of nothing.
     pub fn claimed_execution(&self) -> Option<ExecutionId> {
-        parts(&decode(&self.0)?).map(|(execution, _)| execution)
+        Claim::read(&self.0)?.attempt().map(|(execution, _)| execution)
+    }
+
+    /// The runner that the token claims to belong to, as those of Express executions do: good for routing, proof of
+    /// nothing.
+    pub fn claimed_runner(&self) -> Option<RunnerId> {
+        Claim::read(&self.0)?.runner()
     }
 
     /// The text.
@@ -122,6 +178,22 @@ mod tests {
         for bad in ["", "x", "not a token at all, but long enough to be one, really.."] {
             assert_eq!(key.verify(bad), None);
         }
+    }
+
+    #[test]
+    fn a_token_of_an_express_execution_names_its_runner_besides() {
+        let (key, runner) = (TokenKey::new(&[7; 32]), RunnerId::from_bytes([9; 8]));
+        let execution = ExecutionId::from_bytes([3; 16]);
+        let token = key.of_runner(runner).sign(execution, 42);
+        assert_eq!(token.as_str().len(), 64);
+        assert_eq!((token.claimed_runner(), token.claimed_execution()), (Some(runner), Some(execution)));
+        assert_eq!(key.verify(token.as_str()), Some((execution, 42)));
+        assert_eq!(key.sign(execution, 42).claimed_runner(), None);
+        // Neither kind can be made into the other.
+        let other = key.of_runner(RunnerId::from_bytes([8; 8])).sign(execution, 42);
+        let spliced = format!("{}{}", &other.as_str()[..40], &token.as_str()[40..]);
+        assert_eq!(key.verify(&spliced), None);
+        assert_eq!(key.verify(&token.as_str()[..54]), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The names of queues. They are spelled here and nowhere else.
 
-use crate::{Namespace, ShardId};
+use crate::{Namespace, RunnerId, ShardId};
 
 /// The names of an installation's queues: a prefix, `stagepost` unless set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,23 @@ impl Topology {
         format!("{}.callbacks", self.prefix)
     }
 
+    /// `stagepost.express`: executions of EXPRESS state machines that are to be run, asynchronously.
+    pub fn express(&self) -> String {
+        format!("{}.express", self.prefix)
+    }
+
+    /// `stagepost.express.RUNNER`: what is said about attempts of the Express executions that this process runs. It
+    /// goes with the process.
+    pub fn runner(&self, runner: RunnerId) -> String {
+        format!("{}.express.{runner}", self.prefix)
+    }
+
+    /// Whether a queue is one of those that [`Topology::runner`] names: it may be gone for good.
+    pub fn is_runner(&self, queue: &str) -> bool {
+        let rest = queue.strip_prefix(self.prefix.as_str());
+        rest.is_some_and(|rest| rest.starts_with(".express."))
+    }
+
     /// `stagepost.dead-letters`: messages that could not be used, with the reason in a header.
     pub fn dead_letters(&self) -> String {
         format!("{}.dead-letters", self.prefix)
@@ -57,6 +74,10 @@ mod tests {
         let other = Namespace { account: "111111111111".into(), region: "eu-west-1".into() };
         assert_eq!(t.activity(&other, "a"), "stagepost.activity.111111111111.eu-west-1.a");
         assert_eq!(Topology::new("x").callbacks(), "x.callbacks");
+        assert_eq!(t.express(), "stagepost.express");
+        let runner = RunnerId::from_bytes([0, 1, 2, 3, 4, 5, 6, 255]);
+        assert_eq!(t.runner(runner), "stagepost.express.00010203040506ff");
+        assert!(t.is_runner(&t.runner(runner)) && !t.is_runner(&t.express()));
         assert_eq!(t.dead_letters(), "stagepost.dead-letters");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use stagepost_broker::{Broker, QueueSpec, in_process::InProcessBroker, rabbitmq::RabbitMqBroker};
 use stagepost_coordinator::{
-    Client, Coordinator, Metrics, Options, Parts, Recovered, installation_token_key,
+    Client, Coordinator, Metrics, Options, Parts, Recovered, express::Runner, installation_token_key,
 };
 use stagepost_protocol::TokenKey;
 use stagepost_store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
@@ -98,11 +98,14 @@ impl Installation {
         let token_key = token_key(store.as_ref()).await?;
         let Options { topology, shards, .. } = settings.coordinator.clone();
         let client = Client::connect(broker.clone(), topology, shards, token_key.clone()).await?;
-        let coordinator = if settings.roles.coordinator {
-            let parts = Parts { store: store.clone(), broker: broker.clone() };
-            Some(Coordinator::start(parts, settings.coordinator.clone(), token_key.clone()).await?)
+        let parts = Parts { store: store.clone(), broker: broker.clone() };
+        let (coordinator, runner) = if settings.roles.coordinator {
+            let coordinator =
+                Coordinator::start(parts, settings.coordinator.clone(), token_key.clone()).await?;
+            let runner = coordinator.runner();
+            (Some(coordinator), runner)
         } else {
-            None
+            (None, Runner::start(parts, &settings.coordinator, &token_key, Arc::default()).await?)
         };
         let options = stagepost_api::Options {
             namespace: settings.namespace.clone(),
@@ -110,11 +113,9 @@ impl Installation {
         };
         // The trait object's upcast: the API only reads.
         let reader: Arc<dyn stagepost_store::Reader> = store.clone();
-        let mut api = stagepost_api::Api::new(reader, client.clone(), broker.health(), options);
-        if let Some(coordinator) = &coordinator {
-            let metrics = coordinator.metrics();
-            api = api.with_metrics(move |out| metrics.render(out));
-        }
+        let metrics = runner.metrics();
+        let api = stagepost_api::Api::new(reader, client.clone(), runner, broker.health(), options)
+            .with_metrics(move |out| metrics.render(out));
         let api = Arc::new(api);
         Ok(Installation { settings, store, broker, token_key, client, coordinator, api, serving: Vec::new() })
     }

@@ -295,6 +295,13 @@ pub struct StateMachineRow {
     pub settings: Payload,
 }
 
+impl StateMachineRow {
+    /// Whether its executions are Express executions, which no store keeps.
+    pub fn is_express(&self) -> bool {
+        self.kind == "EXPRESS"
+    }
+}
+
 /// An activity as it is registered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ActivityRow {

@@ -38,6 +38,7 @@ pub(crate) fn arns(
     arn_state_machine: String,
     name: String,
 ) -> (ExecutionArn, StateMachineArn) {
-    let arn = ExecutionArn { namespace: namespace.clone(), state_machine: arn_state_machine, name };
+    let arn =
+        ExecutionArn { namespace: namespace.clone(), state_machine: arn_state_machine, name, run: None };
     (arn, StateMachineArn { namespace, name: state_machine })
 }

@@ -1,7 +1,7 @@
 //! Definitions in requests: validation, and its findings in the service's words.
 
 use serde_json::{Value, json};
-use stagepost_asl::{Finding, Severity};
+use stagepost_asl::{Finding, Severity, parse::express_findings};
 
 use super::{Answer, Context};
 use crate::wire::{ApiError, Code, Members, json as json_text, members::DEFINITION};
@@ -11,9 +11,24 @@ const FINDINGS_IN_MESSAGE: usize = 20;
 /// How many findings ValidateStateMachineDefinition answers with unless asked for fewer.
 const DIAGNOSTICS_MAX: usize = 100;
 
+/// All findings of a definition, and whether it can be used by a state machine of type `kind`.
+fn findings(text: &str, kind: &str) -> (bool, Vec<Finding>) {
+    let (machine, mut findings) = match stagepost_asl::parse(text) {
+        Ok(parsed) => parsed,
+        Err(findings) => return (false, findings),
+    };
+    let refused = if kind == "EXPRESS" { express_findings(&machine) } else { Vec::new() };
+    let usable = refused.is_empty();
+    findings.extend(refused);
+    (usable, findings)
+}
+
 /// Refuses a definition that holds an error.
-pub(super) fn check(text: &str) -> Result<(), ApiError> {
-    stagepost_asl::parse(text).map(|_| ()).map_err(|findings| refused(&findings))
+pub(super) fn check(text: &str, kind: &str) -> Result<(), ApiError> {
+    match findings(text, kind) {
+        (true, _) => Ok(()),
+        (false, findings) => Err(refused(&findings)),
+    }
 }
 
 /// Says what is wrong with a definition.
@@ -37,6 +52,10 @@ fn words(text: &str, finding: &Finding) -> (String, Option<String>) {
             let place = format!("[Source: (String)\"{source}\"; line: {line}, column: {column}]");
             (format!("{complaint}\n at {place}"), Some(place))
         }
+        // The service's message ends in a space there.
+        None if finding.message.starts_with("Express ") => {
+            (format!("{} ", finding.message), finding.location())
+        }
         None => (finding.message.clone(), finding.location()),
     }
 }
@@ -44,14 +63,11 @@ fn words(text: &str, finding: &Finding) -> (String, Option<String>) {
 /// ValidateStateMachineDefinition.
 pub(super) async fn validate(_: &Context<'_>, mut m: Members<'_>) -> Answer {
     let text = m.required_text("definition", DEFINITION);
-    m.one_of("type", &["STANDARD", "EXPRESS"]);
+    let kind = m.one_of("type", &["STANDARD", "EXPRESS"]).unwrap_or("STANDARD");
     let severity = m.one_of("severity", &["ERROR", "WARNING"]);
     let max = m.integer("maxResults", 0, DIAGNOSTICS_MAX as i64);
     m.finish()?;
-    let (ok, mut findings) = match stagepost_asl::parse(text) {
-        Ok((_, warnings)) => (true, warnings),
-        Err(findings) => (false, findings),
-    };
+    let (ok, mut findings) = findings(text, kind);
     if severity != Some("WARNING") {
         findings.retain(|f| f.severity == Severity::Error);
     }

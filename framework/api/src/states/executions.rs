@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 use stagepost_protocol::{
-    ExecutionArn,
+    ExecutionArn, Payload,
     shard::{Reply, Start, Stop},
 };
-use stagepost_store::{ExecutionStatus, ExecutionSummary, ListExecutions};
+use stagepost_store::{ExecutionStatus, ExecutionSummary, ListExecutions, StateMachineRow};
 use uuid::Uuid;
 
-use super::{Answer, Context, names, state_machines};
+use super::{Answer, Context, express, names, state_machines};
 use crate::wire::{
     ApiError, Code, Members, Text, json as json_text,
     members::{ARN, CAUSE, DATA, ERROR, NAME},
@@ -19,28 +19,51 @@ use crate::wire::{
 const STATUSES: &[&str] = &["SUCCEEDED", "TIMED_OUT", "PENDING_REDRIVE", "ABORTED", "FAILED", "RUNNING"];
 const TRACE_HEADER: Text = Text::new(0, 256);
 
-/// StartExecution. Answered after the commit: the execution exists and survives whatever follows.
-pub(super) async fn start(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
-    let machine_arn = m.required_text("stateMachineArn", ARN);
-    let name = m.text("name", NAME);
-    let input = m.text("input", DATA).unwrap_or("{}");
-    let trace_header = m.text("traceHeader", TRACE_HEADER);
-    m.finish()?;
-    names::state_machine(machine_arn)?;
-    name.map_or(Ok(()), names::name)?;
-    if trace_header.is_some_and(|t| !t.is_ascii()) {
-        let rule = r"Member must satisfy regular expression pattern: \p{ASCII}*";
-        let message = format!(
-            "1 validation error detected: Value at 'traceHeader' failed to satisfy constraint: {rule}"
-        );
-        return Err(ApiError::validation(message));
-    }
-    let input = json_text::payload(input, "Invalid execution input.")
-        .map_err(|e| ApiError::about(Code::InvalidExecutionInput, e))?;
-    let machine = state_machines::find(cx, machine_arn).await?;
+/// What StartExecution and StartSyncExecution ask for.
+struct StartRequest<'a> {
+    machine: StateMachineRow,
+    name: Option<&'a str>,
+    input: Payload,
+    trace_header: Option<&'a str>,
+}
 
-    let fresh = name.is_none();
-    let name = name.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+impl<'a> StartRequest<'a> {
+    /// Checks what was read, the last member of it included, in the service's order.
+    async fn read(cx: &Context<'_>, mut m: Members<'a>) -> Result<StartRequest<'a>, ApiError> {
+        let machine_arn = m.required_text("stateMachineArn", ARN);
+        let name = m.text("name", NAME);
+        let input = m.text("input", DATA).unwrap_or("{}");
+        let trace_header = m.text("traceHeader", TRACE_HEADER);
+        m.finish()?;
+        names::state_machine(machine_arn)?;
+        name.map_or(Ok(()), names::name)?;
+        if trace_header.is_some_and(|t| !t.is_ascii()) {
+            let rule = r"Member must satisfy regular expression pattern: \p{ASCII}*";
+            let message = format!(
+                "1 validation error detected: Value at 'traceHeader' failed to satisfy constraint: {rule}"
+            );
+            return Err(ApiError::validation(message));
+        }
+        let input = json_text::payload(input, "Invalid execution input.")
+            .map_err(|e| ApiError::about(Code::InvalidExecutionInput, e))?;
+        let machine = state_machines::find(cx, machine_arn).await?;
+        Ok(StartRequest { machine, name, input, trace_header })
+    }
+
+    /// The execution's name; a new one if the request has none.
+    fn name(&self) -> String {
+        self.name.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+    }
+}
+
+/// StartExecution. Answered after the commit: the execution exists and survives whatever follows.
+pub(super) async fn start(cx: &Context<'_>, m: Members<'_>) -> Answer {
+    let request = StartRequest::read(cx, m).await?;
+    let (fresh, name) = (request.name.is_none(), request.name());
+    let StartRequest { machine, input, trace_header, .. } = request;
+    if machine.is_express() {
+        return express::start(cx, &machine, &name, input).await;
+    }
     let execution = machine.arn.execution(&name);
     let start = Start {
         execution: execution.clone(),
@@ -63,17 +86,16 @@ pub(super) async fn start(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     }
 }
 
-/// StartSyncExecution: for state machines of type EXPRESS, of which there are none yet.
+/// StartSyncExecution: for state machines of type EXPRESS.
 pub(super) async fn start_sync(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
-    let machine_arn = m.required_text("stateMachineArn", ARN);
-    m.text("name", NAME);
-    m.text("input", DATA);
-    m.text("traceHeader", TRACE_HEADER);
-    m.one_of("includedData", &["ALL_DATA", "METADATA_ONLY"]);
-    m.finish()?;
-    state_machines::find(cx, machine_arn).await?;
-    let message = "This operation is not supported by this type of state machine";
-    Err(ApiError::new(Code::StateMachineTypeNotSupported, message))
+    let metadata_only = state_machines::metadata_only(&mut m);
+    let request = StartRequest::read(cx, m).await?;
+    if !request.machine.is_express() {
+        return Err(express::wrong_type());
+    }
+    let name = request.name();
+    let StartRequest { machine, input, trace_header, .. } = request;
+    express::start_sync(cx, &machine, &name, input, trace_header, metadata_only).await
 }
 
 /// StopExecution.
@@ -154,6 +176,9 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
         }
     };
     let machine = state_machines::find(cx, machine_arn).await?;
+    if machine.is_express() {
+        return Err(express::wrong_type());
+    }
     let listing = format!("ListExecutions {} {}", machine.arn, status.unwrap_or(""));
     let after = page::after(&listing, token)?;
     // Nothing has been redriven yet.

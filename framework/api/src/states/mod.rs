@@ -14,6 +14,7 @@ use crate::{
 mod activities;
 mod definitions;
 mod executions;
+mod express;
 mod history;
 mod names;
 mod settings;

@@ -52,8 +52,9 @@ pub(super) fn state_machine(text: &str) -> Result<(StateMachineArn, Option<&str>
     }
 }
 
+/// The ARN of an execution that is kept: not an Express execution.
 pub(super) fn execution(text: &str) -> Result<ExecutionArn, ApiError> {
-    let arn = ExecutionArn::parse(text).ok().filter(|_| storable(text));
+    let arn = ExecutionArn::parse(text).ok().filter(|arn| storable(text) && !arn.is_express());
     arn.ok_or_else(|| invalid(text, "execution"))
 }
 
@@ -118,6 +119,10 @@ mod tests {
             (
                 execution(&format!("{base}:stateMachine:a")).err(),
                 "Resource type not valid in this context: stateMachine".to_owned(),
+            ),
+            (
+                execution(&format!("{base}:express:a:b:c")).err(),
+                "Resource type not valid in this context: express".to_owned(),
             ),
             (
                 state_machine(&format!("{base}:stateMachine:a:")).err(),

@@ -32,11 +32,7 @@ pub(super) async fn create(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     settings.check()?;
     settings.tag(&tags)?;
     publish.check()?;
-    if kind == "EXPRESS" {
-        let message = "State machines of type EXPRESS are not supported yet; create it with type STANDARD.";
-        return Err(ApiError::new(Code::StateMachineTypeNotSupported, message));
-    }
-    definitions::check(definition)?;
+    definitions::check(definition, kind)?;
 
     let definition = DefinitionRow { id: Uuid::new_v4().to_string(), text: definition.to_owned() };
     settings.set_first_revision(&definition.id);
@@ -117,9 +113,12 @@ pub(super) async fn update(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     role_arn.map_or(Ok(()), names::any_arn)?;
     configured.check()?;
     publish.check()?;
-    definition.map_or(Ok(()), definitions::check)?;
+    definition.map_or(Ok(()), |text| definitions::check(text, "STANDARD"))?;
 
     let mut row = find(cx, arn).await?;
+    if row.is_express() {
+        definition.map_or(Ok(()), |text| definitions::check(text, &row.kind))?;
+    }
     let current = stored_definition(cx, &row.definition_id).await?;
     let mut settings = Settings::of(&row.settings);
     let before = (row.role_arn.clone(), settings.clone());

@@ -41,7 +41,6 @@ async fn bad_requests_have_the_services_codes() {
         ("CreateStateMachine", create(json!({ "definition": "" })), "ValidationException"),
         ("CreateStateMachine", create(json!({ "definition": null })), "ValidationException"),
         ("CreateStateMachine", create(json!({ "type": "TURBO" })), "ValidationException"),
-        ("CreateStateMachine", create(json!({ "type": "EXPRESS" })), "StateMachineTypeNotSupported"),
         ("CreateStateMachine", create(json!({ "publish": true })), "ValidationException"),
         ("CreateStateMachine", create(json!({ "versionDescription": "d" })), "ValidationException"),
         ("CreateStateMachine", create(json!({ "tags": tags })), "TooManyTags"),

@@ -7,9 +7,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use stagepost_coordinator::client::ClientError;
+use stagepost_coordinator::{
+    client::ClientError,
+    express::{Ended, RunError},
+};
+use stagepost_engine::End;
 use stagepost_protocol::{
-    ExecutionId, Namespace, Payload, Report, StateMachineArn, TaskMessage, Timestamp,
+    ExecutionId, ExpressStart, Namespace, Payload, Report, StateMachineArn, TaskMessage, Timestamp,
     shard::{Reply, Start, Stop},
 };
 use stagepost_store::{
@@ -26,6 +30,7 @@ pub(super) struct Tables {
     pub(super) activities: BTreeMap<String, ActivityRow>,
     pub(super) executions: Vec<ExecutionSummary>,
     pub(super) history: Vec<HistoryRow>,
+    pub(super) express: Vec<ExpressStart>,
     pub(super) reports: Vec<Report>,
     pub(super) report_reply: Option<Reply>,
     pub(super) task: Option<TaskMessage>,
@@ -241,6 +246,24 @@ impl Commands for Memory {
         let mut tables = self.tables();
         tables.reports.push(report);
         Ok(tables.report_reply.clone().unwrap_or(Reply::Accepted))
+    }
+
+    async fn start_express(&self, start: ExpressStart) -> Result<(), ClientError> {
+        self.tables().express.push(start);
+        Ok(())
+    }
+
+    /// Gives its input back, unless that names an end.
+    async fn run_express(&self, start: ExpressStart) -> Result<Ended, RunError> {
+        let end = match start.input.to_value()["end"].as_str() {
+            Some("busy") => return Err(RunError::TooMany(7)),
+            Some("late") => End::TimedOut,
+            Some(error) => End::Failed { error: Some(error.to_owned()), cause: None },
+            None => End::Succeeded(start.input.clone()),
+        };
+        let (started_at, stopped_at) = (Timestamp::from_millis(1_000), Timestamp::from_millis(1_101));
+        self.tables().express.push(start);
+        Ok(Ended { end, started_at, stopped_at, peak_bytes: 1_000 })
     }
 
     async fn poll_activity(

@@ -16,6 +16,7 @@ use crate::{Api, Options, router};
 use memory::Memory;
 
 mod errors;
+mod express;
 mod memory;
 mod operations;
 mod operators;

@@ -29,7 +29,7 @@ async fn whole() -> Whole {
     let coordinator = Coordinator::start(parts, options, token_key.clone()).await.unwrap();
     let client = Client::connect(broker.clone(), topology, shards, token_key).await.unwrap();
     let options = crate::Options { activity_poll: Duration::from_secs(10), ..crate::Options::default() };
-    let api = Arc::new(Api::new(store, client, broker.health(), options));
+    let api = Arc::new(Api::new(store, client, coordinator.runner(), broker.health(), options));
     let (health, _) = tokio::sync::watch::channel(stagepost_broker::Health::Up);
     let server =
         Server { memory: Arc::new(Memory::default()), router: router(api.clone()), api, broker: health };
@@ -193,5 +193,40 @@ async fn a_polled_retry_is_the_second_attempt_of_its_step() {
     }
     assert_eq!(keys[0], keys[1]);
     assert_eq!(ended(&s, &started["executionArn"]).await["status"], "FAILED");
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_express_execution_is_worked_on_by_pollers() {
+    let Whole { server: s, coordinator } = whole().await;
+    let activity = s.activity("a").await;
+    let definition = json!({
+        "StartAt": "T",
+        "States": { "T": { "Type": "Task", "Resource": activity, "HeartbeatSeconds": 60, "End": true } }
+    });
+    let create =
+        json!({ "name": "m", "definition": definition.to_string(), "roleArn": ROLE, "type": "EXPRESS" });
+    let machine = s.ok("CreateStateMachine", create).await["stateMachineArn"].clone();
+    let start = json!({ "stateMachineArn": machine, "name": "one", "input": "{\"n\":7}" });
+    let work = async {
+        let task = s.ok("GetActivityTask", json!({ "activityArn": activity })).await;
+        assert_eq!(task["input"], "{\"n\":7}");
+        let token = task["taskToken"].clone();
+        s.ok("SendTaskHeartbeat", json!({ "taskToken": token })).await;
+        s.ok("SendTaskSuccess", json!({ "taskToken": token, "output": "8" })).await;
+        token
+    };
+    let (answer, token) = tokio::join!(s.ok("StartSyncExecution", start.clone()), work);
+    assert_eq!((&answer["status"], &answer["output"]), (&json!("SUCCEEDED"), &json!("8")));
+    assert_eq!(s.code("SendTaskSuccess", json!({ "taskToken": token, "output": "1" })).await, "TaskTimedOut");
+
+    let work = async {
+        let task = s.ok("GetActivityTask", json!({ "activityArn": activity })).await;
+        let failure = json!({ "taskToken": task["taskToken"], "error": "E", "cause": "c" });
+        s.ok("SendTaskFailure", failure).await;
+    };
+    let (started, ()) = tokio::join!(s.ok("StartExecution", start), work);
+    assert!(started["executionArn"].as_str().unwrap().contains(":express:m:one:"));
+    // It has ended when its message is settled.
     coordinator.shutdown().await;
 }

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use stagepost_coordinator::client::ClientError;
+use stagepost_coordinator::{client::ClientError, express::RunError};
 use stagepost_store as store;
 
 macro_rules! codes {
@@ -55,6 +55,7 @@ codes! {
     SerializationException "com.amazon.coral.service" BAD_REQUEST "Serialization",
     UnknownOperationException "com.amazon.coral.service" BAD_REQUEST "Unknown operation",
     RequestEntityTooLargeException "com.amazon.coral.service" PAYLOAD_TOO_LARGE "Request too large",
+    ThrottlingException "com.amazon.coral.availability" BAD_REQUEST "Rate exceeded",
     ServiceUnavailable "com.amazon.coral.service" SERVICE_UNAVAILABLE "Service unavailable",
     InternalFailure "com.amazon.coral.service" INTERNAL_SERVER_ERROR "Internal failure",
 }
@@ -113,5 +114,18 @@ impl From<ClientError> for ApiError {
         tracing::warn!(%error, "a request to a coordinator has no answer");
         let message = format!("The request got no answer and may be repeated: {error}.");
         ApiError::new(Code::ServiceUnavailable, message)
+    }
+}
+
+impl From<RunError> for ApiError {
+    fn from(error: RunError) -> ApiError {
+        match error {
+            RunError::Store(error) => error.into(),
+            // SDKs wait and try this again by themselves.
+            RunError::TooMany(_) => {
+                ApiError::new(Code::ThrottlingException, format!("Rate exceeded: {error}."))
+            }
+            other => ApiError::internal(other),
+        }
     }
 }

@@ -106,10 +106,10 @@ impl fmt::Display for Finding {
 }
 
 /// What a definition that [`parse`](super::parse) accepted may not hold when it is to run as an Express state machine: jobs
-/// and task tokens outlive its five minutes, and activities are not offered to it.
+/// and task tokens outlive its five minutes (developer guide, "Choosing workflow type"). The service refuses activities
+/// too; here they are how any work is done, so they are accepted.
 pub fn express_findings(machine: &StateMachine) -> Vec<Finding> {
     let refused = |resource: &Resource| match resource {
-        Resource::Activity { .. } => Some("activity ARN".to_owned()),
         Resource::Service { pattern, .. } => match pattern {
             IntegrationPattern::Sync | IntegrationPattern::Sync2 => {
                 Some("'.sync' service integration".to_owned())
@@ -119,7 +119,7 @@ pub fn express_findings(machine: &StateMachine) -> Vec<Finding> {
             }
             IntegrationPattern::RequestResponse => None,
         },
-        Resource::Lambda { .. } => None,
+        Resource::Activity { .. } | Resource::Lambda { .. } => None,
     };
     let tasks = machine.states.iter().filter_map(|state| match &state.kind {
         StateKind::Task(task) => refused(&task.resource).map(|what| (state, what)),

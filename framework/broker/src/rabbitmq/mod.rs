@@ -32,7 +32,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stagepost_protocol::Message;
 use tokio::sync::{mpsc, oneshot, watch};
-use uuid::Uuid;
 
 use self::connection::{HealthBoard, Supervised, Target};
 use self::consume::{RabbitMqConsumer, Source};
@@ -195,12 +194,10 @@ impl Broker for RabbitMqBroker {
         Ok(Box::new(RabbitMqConsumer::start(Arc::clone(&self.inner), source).await?))
     }
 
-    async fn reply_queue(&self) -> Result<(String, Box<dyn Consumer>), Error> {
+    async fn private_queue(&self, name: &str) -> Result<Box<dyn Consumer>, Error> {
         self.check_open()?;
-        let name = format!("stagepost.reply.{}", Uuid::new_v4());
-        let source = Source::Reply { name: name.clone() };
-        let consumer = RabbitMqConsumer::start(Arc::clone(&self.inner), source).await?;
-        Ok((name, Box::new(consumer)))
+        let source = Source::Reply { name: name.to_owned() };
+        Ok(Box::new(RabbitMqConsumer::start(Arc::clone(&self.inner), source).await?))
     }
 
     async fn depth(&self, queue: &str) -> Result<Option<u64>, Error> {

@@ -43,7 +43,8 @@ pub(super) struct Round<'a> {
     volatile: bool,
 }
 
-fn random() -> u64 {
+/// 64 random bits.
+pub(crate) fn random() -> u64 {
     let bits = uuid::Uuid::new_v4().as_u128();
     (bits >> 64) as u64 ^ bits as u64
 }
@@ -352,10 +353,11 @@ impl<'a> Round<'a> {
     fn commands(&mut self, id: ExecutionId, commands: Vec<Command>, republished: bool) {
         let Some(entry) = self.deciding.cache.get(id) else { return };
         let options = &self.deciding.options;
-        let shard = options.shards.of(id);
+        let reply_to = options.topology.shard(options.shards.of(id));
         let arn = &entry.execution.origin().arn;
         for command in commands {
-            let message: Message = dispatch::message(&options.topology, shard, id, arn, command, republished);
+            let message: Message =
+                dispatch::message(&options.topology, &reply_to, id, arn, command, republished);
             publish(&mut self.deciding.declared, self.decided, message);
         }
     }

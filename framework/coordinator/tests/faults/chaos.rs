@@ -239,8 +239,8 @@ impl Broker for FaultyBroker {
         let (broker, dice, queue) = (self.inner.clone(), self.dice.clone(), queue.to_owned());
         Ok(Box::new(FaultyConsumer { broker, dice, queue, options, inner, acker, cancelled: false }))
     }
-    async fn reply_queue(&self) -> Result<(String, Box<dyn Consumer>), BrokerError> {
-        self.inner.reply_queue().await
+    async fn private_queue(&self, name: &str) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.inner.private_queue(name).await
     }
     async fn depth(&self, queue: &str) -> Result<Option<u64>, BrokerError> {
         self.inner.depth(queue).await

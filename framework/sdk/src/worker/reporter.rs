@@ -32,13 +32,25 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// When the worker stops, a refused message is tried so often; then its deliveries go back to their queues.
 const LAST_TRIES: u32 = 3;
 
+/// Reports to a process that runs Express executions are dropped when its queue is missing so many times: it is gone,
+/// and the executions with it.
+const RUNNER_TRIES: u32 = 4;
+
 /// Reports that travel together.
 #[derive(Default)]
 struct Batch {
     queue: String,
+    /// How often they were refused.
+    tries: u32,
     attempts: Vec<Arc<Attempt>>,
     reports: Vec<Report>,
     payload_bytes: usize,
+}
+
+impl Batch {
+    fn is_for_runner(&self) -> bool {
+        self.attempts.first().is_some_and(|attempt| attempt.token.claimed_runner().is_some())
+    }
 }
 
 /// The reporter of a worker on a broker.
@@ -146,12 +158,19 @@ impl Reporter {
                     );
                     return Err(Closed);
                 }
+                Err(Error::Unroutable { .. }) if batch.tries >= RUNNER_TRIES && batch.is_for_runner() => {
+                    tracing::warn!(
+                        reports = batch.reports.len(),
+                        "the process that ran these Express executions is gone; nobody wants these reports"
+                    );
+                    confirmed.push(batch);
+                }
                 Err(error) => {
                     tracing::warn!(
                         reports = batch.reports.len(), pause = ?REFUSED_PAUSE,
                         "reports could not be published and are tried again: {error}"
                     );
-                    refused.push(batch);
+                    refused.push(Batch { tries: batch.tries + 1, ..batch });
                 }
             }
         }
