@@ -140,10 +140,10 @@ impl Path {
             })
         })?;
         if !found.is_array() {
-            return Err(EvalError::runtime(format!(
-                "Reference path \"{}\" must point to array.",
-                self.source
-            )));
+            // The service shows a path into the context object without its first `$` here.
+            let source = self.source.strip_prefix('$').filter(|rest| rest.starts_with('$'));
+            let source = source.unwrap_or(&self.source);
+            return Err(EvalError::runtime(format!("Reference path \"{source}\" must point to array.")));
         }
         Ok(found)
     }

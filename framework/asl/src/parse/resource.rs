@@ -11,7 +11,9 @@ pub(super) fn parse(arn: &str) -> Result<Resource, String> {
     if scheme != "arn" || !(partition == "aws" || partition.starts_with("aws-")) {
         return Err("an ARN begins with 'arn:aws:'".to_owned());
     }
-    if !account.bytes().all(|b| b.is_ascii_digit()) || region.is_empty() != account.is_empty() {
+    // The service looks at these only in ARNs of its own.
+    let numbered = account.bytes().all(|b| b.is_ascii_digit()) || service == "lambda";
+    if !numbered || region.is_empty() != account.is_empty() {
         return Err("name both a region and an account of digits, or neither".to_owned());
     }
     match service {
@@ -145,6 +147,7 @@ mod tests {
         for arn in [
             "arn:aws:lambda:us-east-1:123456789012:function:f",
             "arn:aws:lambda:::function:f",
+            "arn:aws:lambda:your-region:your-account-id:function:f",
             "arn:aws-cn:lambda:cn-north-1:123456789012:function:f:$LATEST",
         ] {
             assert_eq!(parse(arn), Ok(Resource::Lambda { arn: arn.to_owned() }));

@@ -136,6 +136,11 @@ fn a_definite_path_without_a_match_fails_in_the_services_words() {
             number.select_items(data).expect_err("no array").cause,
             "Reference path \"$.n\" must point to array."
         );
+        let of_context = Path::parse("$$").expect("valid");
+        assert_eq!(
+            of_context.select_items(data).expect_err("no array").cause,
+            "Reference path \"$\" must point to array."
+        );
     });
 }
 
