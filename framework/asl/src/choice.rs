@@ -292,7 +292,10 @@ impl Comparison {
             Operator::Matches => Comparison::Matches(Pattern::compile(found.string(node, field)?)),
             Operator::Text(order) => Comparison::Text(
                 order,
-                Operand::or_read(operand, || found.string(node, field).map(str::to_owned))?,
+                Operand::or_read(operand, || {
+                    found.warn_about_missing_path(node, field);
+                    found.string(node, field).map(str::to_owned)
+                })?,
             ),
             Operator::Number(order) => Comparison::Number(
                 order,

@@ -17,4 +17,4 @@ pub mod template;
 
 pub use eval::{Data, EvalError};
 pub use model::*;
-pub use parse::{Finding, LONE_STATE, Severity, parse, parse_state};
+pub use parse::{Finding, LONE_STATE, Severity, Spot, parse, parse_state};

@@ -33,6 +33,35 @@ pub const DATA_LIMIT_EXCEEDED: &str = "States.DataLimitExceeded";
 pub const RUNTIME: &str = "States.Runtime";
 /// A JSONata expression failed.
 pub const QUERY_EVALUATION_ERROR: &str = "States.QueryEvaluationError";
+/// A task of an HTTP endpoint could not reach it, or was answered with an error: what follows is the status code.
+const HTTP_STATUS_CODE: &str = "States.Http.StatusCode.";
+
+/// The names above, in the order of the alphabet.
+pub const RESERVED: &[&str] = &[
+    ALL,
+    BRANCH_FAILED,
+    DATA_LIMIT_EXCEEDED,
+    EXCEED_TOLERATED_FAILURE_THRESHOLD,
+    HEARTBEAT_TIMEOUT,
+    "States.Http.Socket",
+    INTRINSIC_FAILURE,
+    ITEM_READER_FAILED,
+    NO_CHOICE_MATCHED,
+    PARAMETER_PATH_FAILURE,
+    PERMISSIONS,
+    QUERY_EVALUATION_ERROR,
+    RESULT_PATH_MATCH_FAILURE,
+    RESULT_WRITER_FAILED,
+    RUNTIME,
+    TASK_FAILED,
+    TIMEOUT,
+];
+
+/// Whether a name in `States.` is one that the language knows.
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || name.starts_with(HTTP_STATUS_CODE)
+}
+
 /// A Rust activity panicked: this attempt failed, its worker goes on.
 pub const ACTIVITY_PANICKED: &str = "Stagepost.ActivityPanicked";
 /// The input of an activity is not of the type that its function takes.

@@ -1,6 +1,6 @@
 //! What there is to say about a definition.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use crate::model::{IntegrationPattern, Resource, StateKind, StateMachine};
 
@@ -40,6 +40,18 @@ pub mod codes {
     pub const ENDLESS_SCOPE: &str = "ENDLESS_SCOPE";
     /// Warning, ours: a path starts from a variable that no state assigns.
     pub const UNASSIGNED_VARIABLE: &str = "UNASSIGNED_VARIABLE";
+    /// Warning: a value looks like a path, but its field's name does not end in `Path`.
+    pub const NO_PATH: &str = "NO_PATH";
+    /// Warning, ours: a Choice state without `Default`.
+    pub const MISSING_DEFAULT: &str = "MISSING_DEFAULT";
+    /// Warning, ours: a task waits for somebody's answer and has no time limit.
+    pub const NO_TIMEOUT: &str = "NO_TIMEOUT";
+    /// Warning, ours: a task waits for an answer with its token and tells the token to nobody.
+    pub const NO_TASK_TOKEN: &str = "NO_TASK_TOKEN";
+    /// Warning, ours: a rule of Retry or Catch is for an error that the language does not have.
+    pub const UNKNOWN_ERROR: &str = "UNKNOWN_ERROR";
+    /// Warning, ours: a rule of Retry or Catch never applies, because an earlier one does.
+    pub const UNREACHABLE_RULE: &str = "UNREACHABLE_RULE";
     /// Warning, ours: a service integration that nobody is known to serve.
     pub const UNKNOWN_SERVICE: &str = "UNKNOWN_SERVICE";
 }
@@ -56,6 +68,15 @@ pub enum Severity {
     Warning,
 }
 
+/// Where a person should look, more exactly than by the pointer that the service gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spot {
+    /// At the name of the field that this pointer leads to.
+    Field(String),
+    /// At these bytes of the string that this pointer leads to.
+    Part(String, Range<usize>),
+}
+
 /// Something to say about a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -70,6 +91,8 @@ pub struct Finding {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// Where exactly, if that is known.
+    pub spot: Option<Spot>,
 }
 
 impl Finding {
@@ -132,6 +155,7 @@ pub fn express_findings(machine: &StateMachine) -> Vec<Finding> {
             pointer: format!("{}/Resource", state.pointer),
             message: format!("Express state machine does not support {what}"),
             help: Some("create the state machine with type STANDARD".to_owned()),
+            spot: None,
         })
         .collect()
 }

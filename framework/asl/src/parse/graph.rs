@@ -46,6 +46,11 @@ impl<'a> Scope<'a> {
         None
     }
 
+    /// To which of its states each leads.
+    pub(super) fn into_edges(self) -> Vec<Vec<u32>> {
+        self.edges
+    }
+
     fn proposal(&self, findings: &Findings, name: &str) -> Option<String> {
         // One more than are looked at, so that a larger scope is told apart.
         let names: Vec<&str> = self.names.keys().copied().take(CANDIDATES_MAX + 1).collect();

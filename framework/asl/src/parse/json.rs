@@ -10,7 +10,7 @@ use super::finding::{Finding, Severity, codes};
 
 /// Reads a document. The pointers are those of fields that an earlier field of the same name precedes; the last
 /// one counts, as in the service.
-pub(super) fn read(text: &str) -> Result<(Value, Vec<String>), Finding> {
+pub(super) fn read(text: &str) -> Result<(Value, Vec<String>), Box<Finding>> {
     if text.len() > limits::DEFINITION_BYTES_MAX {
         let message = format!(
             "Definition is {} bytes long; at most {} are accepted",
@@ -22,6 +22,10 @@ pub(super) fn read(text: &str) -> Result<(Value, Vec<String>), Finding> {
             message,
             "move large constants into the input, or split the workflow",
         ));
+    }
+    if text.starts_with('\u{feff}') {
+        let message = "The text begins with a byte order mark at line 1 column 1";
+        return Err(error(codes::INVALID_JSON, message.to_owned(), "save the file as UTF-8 without one"));
     }
     // Counted here so that the limit is ours and not the JSON library's.
     if let Some(at) = too_deep(text) {
@@ -40,8 +44,9 @@ pub(super) fn read(text: &str) -> Result<(Value, Vec<String>), Finding> {
     }
 }
 
-fn error(code: &'static str, message: String, help: &str) -> Finding {
-    Finding { severity: Severity::Error, code, pointer: String::new(), message, help: Some(help.to_owned()) }
+fn error(code: &'static str, message: String, help: &str) -> Box<Finding> {
+    let (severity, pointer, help) = (Severity::Error, String::new(), Some(help.to_owned()));
+    Box::new(Finding { severity, code, pointer, message, help, spot: None })
 }
 
 /// The byte at which brackets are open deeper than the limit.

@@ -1,7 +1,7 @@
 //! The document as a whole and its scopes.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -11,9 +11,10 @@ use stagepost_protocol::limits;
 use super::{
     finding::{Finding, NOT_AN_OBJECT, Severity, codes},
     graph::Scope,
-    json,
-    node::{CANDIDATES_MAX, COUNT_MAX, Findings, Node},
+    json, lint,
+    node::{COUNT_MAX, Findings, Node},
     states,
+    variables::{self, ScopeShape},
 };
 use crate::{
     model::{DataPath, QueryLanguage, State, StateIndex, StateMachine},
@@ -79,6 +80,9 @@ pub(super) struct Parser {
     lone: bool,
     /// The variables that are assigned in the scope that is read and in those around it, outermost first.
     assigned: Vec<Assigned>,
+    /// The states whose parts are read, outermost first.
+    containers: Vec<u32>,
+    scopes: Vec<ScopeShape>,
 }
 
 /// The variables that the states of a scope assign.
@@ -117,7 +121,7 @@ impl Parser {
         let (value, duplicates) = match json::read(text) {
             Ok(read) => read,
             Err(finding) => {
-                self.findings.push(finding);
+                self.findings.push(*finding);
                 return None;
             }
         };
@@ -145,7 +149,10 @@ impl Parser {
         let start_at = self.scope(node);
         let states: Option<Vec<State>> = std::mem::take(&mut self.states).into_iter().collect();
         if let Some(states) = states.as_ref().filter(|_| !self.lone) {
-            self.warn_about_unassigned_variables(states);
+            variables::check(&mut self.findings, states, &self.scopes);
+            if !self.findings.errors() {
+                lint::check(&mut self.findings, states);
+            }
         }
         Some(StateMachine {
             comment,
@@ -179,30 +186,23 @@ impl Parser {
         // What surrounds a state that stands alone is not known: whether it can be left for good is not its affair.
         scope.incomplete = self.lone && node.pointer.is_empty();
         let start = scope.start(&mut self.findings, node);
+        let config = node.get("ProcessorConfig").and_then(|config| config.get("Mode"));
+        let closed = config.and_then(Value::as_str) == Some("DISTRIBUTED");
+        // Nothing of what is around a distributed Map can be seen in it, nor be in its way.
+        let around = closed.then(|| std::mem::take(&mut self.assigned));
         self.assigned(&list);
         for (place, (name, value)) in (0..).zip(list.fields) {
             let state = self.state(&mut scope, place, name, value, list.at(name));
             self.states[(first + place) as usize] = state;
         }
         self.assigned.pop();
-        scope.check(&mut self.findings, node, start);
-        start
-    }
-
-    fn warn_about_unassigned_variables(&mut self, states: &[State]) {
-        let assigned: HashSet<&str> = states.iter().flat_map(State::assigned_names).collect();
-        for state in states {
-            let mut unknown: Vec<&str> = state.variable_references();
-            unknown.retain(|name| !assigned.contains(name));
-            for name in unknown {
-                let candidates: Vec<&str> = assigned.iter().copied().take(CANDIDATES_MAX + 1).collect();
-                let help = self.findings.near_match(name, &candidates);
-                let message = format!("No state assigns the variable '${name}'");
-                let pointer = state.pointer.as_str();
-                self.findings.add(Severity::Warning, codes::UNASSIGNED_VARIABLE, pointer, message).help =
-                    help;
-            }
+        if let Some(around) = around {
+            self.assigned = around;
         }
+        scope.check(&mut self.findings, node, start);
+        let container = self.containers.last().copied();
+        self.scopes.push(ScopeShape { first, edges: scope.into_edges(), container, closed });
+        start
     }
 
     /// Notes the variables that the states of a scope assign. Those of the scopes around it can be read but not
@@ -268,7 +268,9 @@ impl Parser {
         if let Some(here) = self.assigned.last_mut() {
             here.reading = Some(Arc::clone(&name));
         }
+        self.containers.push(scope.first + place);
         let kind = states::read(self, &mut scope.at(place), &node);
+        self.containers.pop();
         self.findings.language = around;
         Some(State {
             name,

@@ -3,7 +3,7 @@
 //! ```text
 //! text ── json ──► Value ── machine ──► scopes ── states, errors, resource ──► StateMachine
 //!            │                │             │
-//!            └────────────────┴── findings ─┴── graph (targets, reachability)
+//!            └────────────────┴── findings ─┴── graph (targets, reachability), variables, lint (warnings)
 //! ```
 //!
 //! Called when a definition is created, updated or validated, and when the coordinator loads one. It never
@@ -15,12 +15,15 @@ mod errors;
 mod finding;
 mod graph;
 mod json;
+mod lint;
+mod locate;
 mod machine;
 mod node;
 mod resource;
 mod states;
+mod variables;
 
-pub use finding::{Finding, Severity, codes, express_findings};
+pub use finding::{Finding, Severity, Spot, codes, express_findings};
 pub use machine::{LONE_STATE, parse, parse_state};
 pub(crate) use node::{Findings, Node};
 

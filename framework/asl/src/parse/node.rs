@@ -1,10 +1,13 @@
 //! Reading the fields of one object, with a finding for each that is not as it should be.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use serde_json::{Map, Value};
 
-use super::finding::{Finding, Severity, codes};
+use super::{
+    finding::{Finding, Severity, Spot, codes},
+    locate,
+};
 use crate::{
     jsonata::expression,
     model::{DataPath, Number, QueryLanguage, ResultPath},
@@ -106,8 +109,14 @@ impl Findings {
         pointer: impl Into<String>,
         message: impl Into<String>,
     ) -> &mut Finding {
-        let finding =
-            Finding { severity, code, pointer: pointer.into(), message: message.into(), help: None };
+        let finding = Finding {
+            severity,
+            code,
+            pointer: pointer.into(),
+            message: message.into(),
+            help: None,
+            spot: None,
+        };
         self.push(finding)
     }
 
@@ -122,16 +131,43 @@ impl Findings {
         self.dropped.insert(finding)
     }
 
+    /// Whether there was an error yet.
+    pub(crate) fn errors(&self) -> bool {
+        self.errors
+    }
+
     /// Whether there was an error, and what was found.
     pub(crate) fn finish(mut self) -> (bool, Vec<Finding>) {
         // Warnings may have filled the list before the first error came.
         if self.errors && !self.list.iter().any(|f| f.severity == Severity::Error) {
             let message = "There are more findings than are listed, and errors among them";
             let pointer = String::new();
-            let (severity, code, help) = (Severity::Error, codes::SCHEMA, None);
-            self.list.push(Finding { severity, code, pointer, message: message.to_owned(), help });
+            let (severity, code) = (Severity::Error, codes::SCHEMA);
+            let message = message.to_owned();
+            self.list.push(Finding { severity, code, pointer, message, help: None, spot: None });
         }
         (self.errors, self.list)
+    }
+
+    /// Where in the string at `pointer`, below `node`, something is wrong. As near matches it is looked for in the first
+    /// findings only.
+    fn spot(
+        &self,
+        node: &Node<'_>,
+        pointer: &str,
+        locate: impl Fn(&str) -> Option<Range<usize>>,
+    ) -> Option<Spot> {
+        if self.list.len() > PROPOSALS_MAX {
+            return None;
+        }
+        let mut parts = pointer.strip_prefix(&node.pointer)?.splitn(3, '/').skip(1);
+        let name = parts.next()?.replace("~1", "/").replace("~0", "~");
+        let value = node.get(&name)?;
+        let value = match parts.next() {
+            Some(rest) => value.pointer(&format!("/{rest}"))?,
+            None => value,
+        };
+        Some(Spot::Part(pointer.to_owned(), locate(value.as_str()?)?))
     }
 
     /// A proposal for something misspelt.
@@ -250,7 +286,9 @@ impl Findings {
         match Path::parse(text) {
             Ok(path) => Some(path),
             Err(e) => {
-                self.schema(node.at(field), format!("Value is not a valid JSONPath: {e}"));
+                let pointer = node.at(field);
+                let spot = self.spot(node, &pointer, |text| locate::in_jsonpath(text, &e));
+                self.schema(pointer, format!("Value is not a valid JSONPath: {e}")).spot = spot;
                 None
             }
         }
@@ -302,7 +340,9 @@ impl Findings {
                         Fault::Unsupported(why) => (codes::UNSUPPORTED_JSONATA, why),
                     };
                     let help = jsonata_help(&why);
-                    self.add(Severity::Error, code, pointer, why).help = help;
+                    let spot = self.spot(node, &pointer, |text| locate::in_jsonata(text, &why));
+                    let finding = self.add(Severity::Error, code, pointer, why);
+                    (finding.help, finding.spot) = (help, spot);
                 }
                 None
             }
@@ -361,10 +401,21 @@ impl Findings {
                     let message = format!(
                         "The value for the field '{name}' must be a valid JSONPath or a valid intrinsic function call"
                     );
-                    self.schema(object, message).help = Some(why);
+                    let spot = self.spot(node, &pointer, |text| locate::in_jsonpath(text, &why));
+                    let finding = self.schema(object, message);
+                    (finding.help, finding.spot) = (Some(why), spot);
                 }
                 None
             }
+        }
+    }
+
+    /// Warns about a string that looks like a path in a field whose sibling, with `Path` at its end, takes one.
+    pub(crate) fn warn_about_missing_path(&mut self, node: &Node<'_>, field: &str) {
+        if !self.is_jsonata() && node.get(field).and_then(Value::as_str).is_some_and(looks_dynamic) {
+            let message = format!("The value of '{field}' looks like a path but is not evaluated");
+            self.add(Severity::Warning, codes::NO_PATH, node.at(field), message).help =
+                Some(format!("name the field '{field}Path'"));
         }
     }
 
@@ -449,14 +500,15 @@ impl Findings {
                     "The QueryLanguage is set to '{own}', but field '{field}' is only supported for the \
                      '{other}' QueryLanguage"
                 );
-                self.schema(node.pointer.as_str(), message);
+                self.schema(node.pointer.as_str(), message).spot = Some(Spot::Field(node.at(field)));
                 continue;
             }
             if allowed.iter().any(|set| set.contains(&field.as_str())) {
                 continue;
             }
             let help = self.near_match(field, &allowed.concat());
-            self.schema(node.pointer.as_str(), format!("Field '{field}' is not supported")).help = help;
+            let finding = self.schema(node.pointer.as_str(), format!("Field '{field}' is not supported"));
+            (finding.help, finding.spot) = (help, Some(Spot::Field(node.at(field))));
         }
     }
 

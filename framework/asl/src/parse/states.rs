@@ -268,6 +268,7 @@ fn text(found: &mut Findings, node: &Node<'_>, field: &str, path_field: &str) ->
         return found.query(node, field, field).map(Text::Query);
     }
     found.at_most_one(node, &[field, path_field]);
+    found.warn_about_missing_path(node, field);
     let fixed = found.string(node, field).map(|text| Text::Fixed(text.to_owned()));
     let source = found.string(node, path_field);
     let computed = source.and_then(|source| {

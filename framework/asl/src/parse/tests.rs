@@ -1,6 +1,7 @@
 //! One row per rule: a definition, and what is found in it and where.
 
 mod expressions;
+mod warnings;
 
 use super::*;
 use crate::model::StateKind;
@@ -104,7 +105,8 @@ fn task(fields: &str) -> String {
 /// A machine of a Choice state with one rule that leads to T.
 fn rule(fields: &str) -> String {
     machine(&format!(
-        r#""S": {{"Type": "Choice", "Choices": [{{{fields}, "Next": "T"}}]}}, "T": {{"Type": "Succeed"}}"#
+        r#""S": {{"Type": "Choice", "Choices": [{{{fields}, "Next": "T"}}], "Default": "T"}},
+        "T": {{"Type": "Succeed"}}"#
     ))
 }
 
@@ -775,6 +777,7 @@ fn variables_have_names_and_scopes() {
                 "D": {"Type": "Pass", "Parameters": {"a.$": "States.Array($total, $none)"}, "End": true}"#,
             ),
             &[
+                "UNASSIGNED_VARIABLE /States/S: The variable '$total' is not assigned on any way to this state",
                 "UNASSIGNED_VARIABLE /States/C: No state assigns the variable '$totl'",
                 "UNASSIGNED_VARIABLE /States/D: No state assigns the variable '$none'",
             ],

@@ -98,15 +98,20 @@ pub(crate) fn typed_json(flag: &str, text: &str) -> Result<String, Failure> {
 
 /// Reads a text file; `-` is standard input.
 pub(crate) fn read_file(path: &Path) -> Result<String, Failure> {
+    let text = String::from_utf8(read_bytes(path)?);
+    text.map_err(|_| Failure::usage(format!("cannot read {}: it is not UTF-8 text", path.display())))
+}
+
+/// Reads a file; `-` is standard input.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     let read = if path.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text).map(|_| text)
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
     } else {
-        std::fs::read_to_string(path)
+        std::fs::read(path)
     };
     read.map_err(|error| {
         let why = match error.kind() {
-            ErrorKind::InvalidData => "it is not UTF-8 text".to_owned(),
             ErrorKind::NotFound => "there is no such file".to_owned(),
             _ => error.to_string(),
         };

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
-use stagepost_asl::{Finding, Severity, parse};
+use stagepost_asl::{Finding, Severity, Spot, parse, parse::codes};
 use stagepost_server::Style;
 
 use super::{
@@ -21,8 +21,7 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
     let mut errors = 0;
     let style = Style::of(&std::io::stderr());
     for file in &args.files {
-        let text = output::read_file(file)?;
-        let findings = findings(&text);
+        let (text, findings) = read(file)?;
         let found = count(&findings, Severity::Error);
         errors += found;
         if args.json {
@@ -37,6 +36,42 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
         output::json(&json!({ "findings": all }));
     }
     Ok(ExitCode::from(u8::from(errors > 0)))
+}
+
+/// The text of a file and all that is to say about it. What is no text is shown as far as it is one.
+fn read(file: &Path) -> Result<(String, Vec<Finding>), Failure> {
+    let bytes = output::read_bytes(file)?;
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => {
+            let mut found = findings(&text);
+            if found.iter().any(|f| f.code == codes::INVALID_JSON) && is_yaml(file) {
+                found[0].help = Some(YAML_HELP.to_owned());
+            }
+            return Ok((text, found));
+        }
+        Err(error) => error,
+    };
+    let valid = error.utf8_error().valid_up_to();
+    let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+    let before = text.get(..valid).unwrap_or_default();
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let (line, column) = (before.matches('\n').count() + 1, valid - start + 1);
+    let byte = error.as_bytes()[valid];
+    let finding = Finding {
+        severity: Severity::Error,
+        code: codes::INVALID_JSON,
+        pointer: String::new(),
+        message: format!("The byte 0x{byte:02x} is no UTF-8 text at line {line} column {column}"),
+        help: Some("save the file as UTF-8".to_owned()),
+        spot: None,
+    };
+    Ok((text, vec![finding]))
+}
+
+const YAML_HELP: &str = "YAML is not read: turn it into JSON, for instance with `yq -o json FILE`";
+
+fn is_yaml(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
 /// All that is to say about a definition.
@@ -76,6 +111,11 @@ pub(crate) fn rendered(findings: &[Finding], text: &str, file: &Path, style: Sty
 }
 
 fn place(finding: &Finding, text: &str) -> Place {
+    match &finding.spot {
+        Some(Spot::Field(pointer)) => return source::find_name(text, pointer),
+        Some(Spot::Part(pointer, part)) => return source::find_part(text, pointer, part),
+        None => {}
+    }
     let named = if finding.pointer.is_empty() { source::named_in(&finding.message, text) } else { None };
     named.unwrap_or_else(|| source::find(text, &finding.pointer))
 }
@@ -155,6 +195,7 @@ mod tests {
             pointer: pointer.to_owned(),
             message: message.to_owned(),
             help: help.map(str::to_owned),
+            spot: None,
         }
     }
 
@@ -185,6 +226,86 @@ error[MISSING_TRANSITION_TARGET]: no states
 
 "
         );
+    }
+
+    /// What is printed for a definition: its findings' lines with the marks, without the rest.
+    fn marks(text: &str) -> Vec<String> {
+        let shown = rendered(&findings(text), text, Path::new("f.json"), Style::plain());
+        let lines: Vec<&str> = shown.lines().collect();
+        let marked =
+            lines.windows(2).filter(|pair| pair[1].trim_start().starts_with("| ") && pair[1].contains('^'));
+        marked
+            .map(|pair| {
+                let from = pair[1].find('^').unwrap();
+                let width = pair[1].matches('^').count();
+                pair[0].chars().skip(from).take(width).collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn marks_stand_below_what_is_wrong() {
+        let state = |fields: &str| {
+            format!(
+                "{{\n\"StartAt\": \"S\",\n\"States\": {{\"S\": {{\"Type\": \"Pass\", \"End\": true, {fields}}}}}}}"
+            )
+        };
+        let query =
+            |text: &str| state(&format!(r#""QueryLanguage": "JSONata", "Output": {{"a": "{text}"}}"#));
+        for (text, expected) in [
+            (state(r#""Coment": """#), vec!["\"Coment\""]),
+            (state(r#""Output": 1"#), vec!["\"Output\""]),
+            (state(r#""InputPath": "$.a[x]""#), vec!["x"]),
+            (state(r#""Parameters": {"b": {"c.$": "States.Formt('{}')"}}"#), vec!["States.Formt"]),
+            (state(r#""Parameters": {"c.$": "$.a["}"#), vec!["["]),
+            (query("{% $states.input.a & phone %}"), vec!["phone"]),
+            (query(r#"{% \"t\\u00e4\" & (1, 2) %}"#), vec![","]),
+            (query("{% $states.results %}"), vec!["$states.results"]),
+            (text_with_next(), vec!["\"Tvo\"", "\"Two\""]),
+        ] {
+            assert_eq!(marks(&text), expected, "{text}");
+        }
+    }
+
+    fn text_with_next() -> String {
+        "{\"StartAt\": \"One\", \"States\": {\n\"One\": {\"Type\": \"Pass\", \"Next\": \"Tvo\"},\n\
+         \"Two\": {\"Type\": \"Pass\", \"End\": true}}}"
+            .to_owned()
+    }
+
+    #[test]
+    fn files_that_are_no_json_are_told_so() {
+        let dir = std::env::temp_dir().join(format!("stagepost-validate-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for (name, bytes, line, column, message, help) in [
+            (
+                "latin.json",
+                &b"{\n \"a\": \"\xe4\"}"[..],
+                2,
+                8,
+                "The byte 0xe4 is no UTF-8 text",
+                "save the file as",
+            ),
+            (
+                "bom.json",
+                b"\xef\xbb\xbf{}",
+                1,
+                1,
+                "The text begins with a byte order mark",
+                "save the file as",
+            ),
+            ("m.yaml", b"StartAt: A\n", 1, 1, "expected value", "YAML is not read"),
+            ("nan.json", b"{\"TimeoutSeconds\": NaN}", 1, 20, "expected value", "the definition has to be"),
+        ] {
+            let file = dir.join(name);
+            std::fs::write(&file, bytes).unwrap();
+            let (text, found) = read(&file).unwrap();
+            let place = place(&found[0], &text);
+            assert_eq!((found.len(), place.line, place.column), (1, line, column), "{name}: {found:?}");
+            assert!(found[0].message.starts_with(message), "{name}: {found:?}");
+            assert!(found[0].help.as_ref().unwrap().starts_with(help), "{name}: {found:?}");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
