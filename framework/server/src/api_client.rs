@@ -27,7 +27,7 @@ use crate::{
 pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8083";
 
 /// The role of state machines that are deployed without one. Nothing assumes it.
-const DEFAULT_ROLE: &str = "arn:aws:iam::000000000000:role/stagepost";
+pub const DEFAULT_ROLE: &str = "arn:aws:iam::000000000000:role/stagepost";
 
 /// How long an answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);

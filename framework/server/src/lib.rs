@@ -36,7 +36,9 @@ mod retry;
 mod settings;
 mod steps;
 
-pub use api_client::{ApiClient, CallError, DEFAULT_ENDPOINT, Deployed, EndpointError, ExecutionDescription};
+pub use api_client::{
+    ApiClient, CallError, DEFAULT_ENDPOINT, DEFAULT_ROLE, Deployed, EndpointError, ExecutionDescription,
+};
 pub use history::HistoryEvent;
 pub use installation::{Installation, OpenError, recover};
 pub use settings::{Backend, Roles, Settings, SettingsError};

@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     /// Run the cases of a definition with mocked tasks under virtual time, without a server
     Test(TestArgs),
+    /// Run one state with a mocked result or error, and show its data on the way
+    TestState(TestStateArgs),
     /// Create a state machine, or give it another definition
     Deploy(DeployArgs),
     /// Start an execution
@@ -308,6 +310,44 @@ pub(crate) struct StartArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 where the workflow goes on (SUCCEEDED, CAUGHT_ERROR), 1 where it does not (FAILED, RETRIABLE)."
+)]
+pub(crate) struct TestStateArgs {
+    /// A file with one state, or with a state machine (`--state`)
+    pub(crate) file: PathBuf,
+    /// The state of the state machine in the file
+    #[arg(long, value_name = "NAME")]
+    pub(crate) state: Option<String>,
+    /// The input of the state: JSON, `@FILE`, or `@-` for standard input
+    #[arg(long, default_value = "{}", value_name = "JSON|@FILE")]
+    pub(crate) input: String,
+    /// What its work gave: of a Task, Parallel or Map state. Without this and `--error`, a task is really called
+    #[arg(long, value_name = "JSON|@FILE", conflicts_with = "error")]
+    pub(crate) result: Option<String>,
+    /// How its work failed
+    #[arg(long)]
+    pub(crate) error: Option<String>,
+    /// Why it failed, for people
+    #[arg(long, requires = "error")]
+    pub(crate) cause: Option<String>,
+    /// How often the retrier was used that applies to the error
+    #[arg(long, value_name = "N", requires = "error")]
+    pub(crate) retries: Option<u32>,
+    /// The variables that the state sees: a JSON object
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) variables: Option<String>,
+    /// The context object that the state sees, instead of a made one
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) context: Option<String>,
+    /// The role in the context object, where nothing is mocked
+    #[arg(long, value_name = "ARN")]
+    pub(crate) role_arn: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DescribeArgs {
     /// An execution (ARN or STATE_MACHINE:NAME) or a state machine (name or ARN)
     pub(crate) what: String,
@@ -414,6 +454,7 @@ mod tests {
             "dev",
             "dev --listen 127.0.0.1:0 --data /tmp/x --trigger a=b --trigger c=d --log debug",
             "test a.json b.json c.json --only x --format junit --coverage-min 80",
+            "test-state a.json --state s --input {} --error E --cause c --retries 1 --variables {} --context {} --json",
             "serve --amqp-url amqp://h --database-url postgres://h/d --roles api --shards 8 --log-format json",
             "recover --queue-prefix team --json",
             "validate a.json b.json",
@@ -446,6 +487,8 @@ mod tests {
             "start",
             "validate",
             "list --status failed",
+            "test-state a.json --result {} --error E",
+            "test-state a.json --retries 1",
             "list n --status done",
             "dev --listen nowhere",
             "nonsense",

@@ -2,8 +2,8 @@
 //!
 //! * `args` is what can be typed; `failure` what goes wrong, with its exit code and its hint; `output` what is
 //!   printed. Data goes to stdout, everything else to stderr.
-//! * `server` runs `dev`, `serve` and `recover`, the library's `bench` measures; `validate` and `test` need no server; `machines`, `executions` and `tasks`
-//!   are clients of one.
+//! * `server` runs `dev`, `serve` and `recover`, the library's `bench` measures; `validate` and `test` need no server; `machines`, `executions`, `tasks`
+//!   and `test_state` are clients of one.
 
 mod args;
 mod executions;
@@ -15,6 +15,7 @@ mod server;
 mod source;
 mod tasks;
 mod test;
+mod test_state;
 mod validate;
 
 use std::process::ExitCode;
@@ -54,6 +55,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Recover(args) => server::recover(args).await,
         Command::Validate(args) => validate::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::TestState(args) => test_state::run(args, namespace).await,
         Command::Deploy(args) => machines::deploy(args, namespace).await,
         Command::Start(args) => executions::start(args, namespace).await,
         Command::Describe(args) => executions::describe(args, namespace).await,
