@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
+pub use stagepost_protocol::IntegrationPattern;
 
 use crate::{
     choice::Rule,
@@ -310,19 +311,6 @@ pub enum Resource {
         /// What the state waits for.
         pattern: IntegrationPattern,
     },
-}
-
-/// What a service integration waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IntegrationPattern {
-    /// The answer of the call.
-    RequestResponse,
-    /// The job that the call began (`.sync`).
-    Sync,
-    /// As `Sync`, with the output parsed (`.sync:2`).
-    Sync2,
-    /// Somebody's answer with the task token (`.waitForTaskToken`).
-    WaitForTaskToken,
 }
 
 /// A number that is written in the definition or found in the data.

@@ -1,10 +1,9 @@
 //! From commands to messages.
 
-use bytes::Bytes;
 use stagepost_broker::Delivery;
-use stagepost_engine::{Command, Dispatch, Send};
+use stagepost_engine::Command;
 use stagepost_protocol::{
-    ExecutionArn, ExecutionId, HeaderValue, Message, Properties, TaskMessage,
+    ExecutionArn, ExecutionId, Message, TaskMessage,
     message::{HEADER_REASON, HEADER_SOURCE},
     topology::Topology,
 };
@@ -18,48 +17,45 @@ pub(crate) fn message(
     command: Command,
     republished: bool,
 ) -> Message {
-    match command {
-        Command::Dispatch(dispatch) => task(topology, reply_to, id, arn, dispatch, republished),
-        Command::Send(send) => user_message(send),
-    }
-}
-
-fn task(
-    topology: &Topology,
-    reply_to: &str,
-    id: ExecutionId,
-    arn: &ExecutionArn,
-    dispatch: Dispatch,
-    republished: bool,
-) -> Message {
-    TaskMessage {
-        queue: topology.activity(&arn.namespace, &dispatch.activity),
-        attempt_id: format!("{id}-{}", dispatch.event_id),
-        idempotency_key: format!("{id}-{}", dispatch.entered_event_id),
-        token: dispatch.token,
-        attempt: dispatch.attempt,
-        execution: arn.to_string(),
-        state: dispatch.state,
-        deadline: dispatch.deadline,
-        heartbeat_millis: dispatch.heartbeat_millis,
-        input: dispatch.input,
-        reply_to: reply_to.to_owned(),
-        priority: 0,
-        fairness_key: String::new(),
-        republished,
-        traceparent: None,
-    }
-    .encode()
-}
-
-fn user_message(send: Send) -> Message {
-    let headers = send.attributes.into_iter().map(|(name, value)| (name, HeaderValue::Text(value))).collect();
-    Message {
-        queue: send.queue,
-        body: Bytes::from(send.body),
-        properties: Properties { message_id: Some(send.message_id), headers, ..Properties::default() },
-        persistent: true,
-    }
+    let task = match command {
+        Command::Dispatch(dispatch) => TaskMessage {
+            queue: topology.activity(&arn.namespace, &dispatch.activity),
+            attempt_id: format!("{id}-{}", dispatch.event_id),
+            idempotency_key: format!("{id}-{}", dispatch.entered_event_id),
+            token: dispatch.token,
+            attempt: dispatch.attempt,
+            execution: arn.to_string(),
+            state: dispatch.state,
+            deadline: dispatch.deadline,
+            heartbeat_millis: dispatch.heartbeat_millis,
+            call: None,
+            input: dispatch.input,
+            reply_to: reply_to.to_owned(),
+            priority: 0,
+            fairness_key: String::new(),
+            republished,
+            traceparent: None,
+        },
+        Command::Call(call) => TaskMessage {
+            queue: topology.connectors(),
+            attempt_id: format!("{id}-{}", call.event_id),
+            idempotency_key: format!("{id}-{}", call.entered_event_id),
+            token: call.token,
+            attempt: call.attempt,
+            execution: arn.to_string(),
+            state: call.state,
+            deadline: call.deadline,
+            heartbeat_millis: call.heartbeat_millis,
+            call: Some(call.target),
+            input: call.input,
+            reply_to: reply_to.to_owned(),
+            priority: 0,
+            fairness_key: String::new(),
+            republished,
+            traceparent: None,
+        },
+    };
+    task.encode()
 }
 
 /// A message that could not be used, as it goes to the dead letters: body and properties as they were, the

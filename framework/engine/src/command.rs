@@ -1,7 +1,7 @@
 //! What goes into a decision and what comes out of it.
 
 use stagepost_asl::StateIndex;
-use stagepost_protocol::{Payload, ReportOutcome, TaskToken, Timestamp, TokenKey};
+use stagepost_protocol::{Payload, ReportOutcome, ServiceCall, TaskToken, Timestamp, TokenKey};
 
 use crate::history::{HistoryEvent, ScopeId};
 
@@ -109,6 +109,8 @@ pub enum Ignored {
     UnknownAttempt,
     /// The attempt is known to have started.
     AlreadyStarted,
+    /// The attempt is known to have been accepted, or is none of the kind that is.
+    AlreadySubmitted,
     /// No deadline has passed.
     NothingDue,
 }
@@ -118,8 +120,8 @@ pub enum Ignored {
 pub enum Command {
     /// Give an attempt to a worker.
     Dispatch(Dispatch),
-    /// Send a message of the user's to a queue of the user's.
-    Send(Send),
+    /// Call a service.
+    Call(Call),
 }
 
 /// One attempt of an activity.
@@ -145,17 +147,25 @@ pub struct Dispatch {
     pub heartbeat_millis: Option<i64>,
 }
 
-/// A message to a RabbitMQ queue, by `sqs:sendMessage` with a `QueueUrl` of `amqp:///QUEUE` or a bare name.
+/// One attempt of a service integration.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Send {
-    /// The event that scheduled it.
+pub struct Call {
+    /// The event that scheduled it: names the attempt within its execution.
     pub event_id: u64,
-    /// The queue.
-    pub queue: String,
-    /// The `MessageId` that the state's result names.
-    pub message_id: String,
-    /// `MessageBody`: a text as it is, anything else as JSON.
-    pub body: String,
-    /// `MessageAttributes`, as text headers.
-    pub attributes: Vec<(String, String)>,
+    /// What is called, and what the state waits for.
+    pub target: ServiceCall,
+    /// The name of the state.
+    pub state: String,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// Completes the attempt.
+    pub token: TaskToken,
+    /// The event that entered the state: the same for all attempts of one visit (idempotency key).
+    pub entered_event_id: u64,
+    /// The parameters.
+    pub input: Payload,
+    /// When it times out.
+    pub deadline: Option<Timestamp>,
+    /// How often heartbeats must come, in milliseconds.
+    pub heartbeat_millis: Option<i64>,
 }

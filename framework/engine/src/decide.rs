@@ -397,11 +397,16 @@ impl<'d> Decider<'d> {
         let StateKind::Task(task) = &self.state(scope).kind else { return Some(Ignored::UnknownAttempt) };
         let attempt = self.scope(scope).attempt()?;
         let (started, heartbeats) = (attempt.started, attempt.heartbeat_millis.is_some());
+        if matches!(outcome, ReportOutcome::Submitted(_))
+            && (attempt.submitted || !states::task::is_submitted(&task.resource))
+        {
+            return Some(Ignored::AlreadySubmitted);
+        }
         if !started {
             // Timestamps do not go backwards, whatever the worker's clock says.
             let at = started_at.map_or(self.now(), |at| at.clamp(self.execution.live.last_at, self.now()));
             let chain = self.scope(scope).chain;
-            self.emit_at(at, scope, chain, EventKind::ActivityStarted { worker_name: worker });
+            self.emit_at(at, scope, chain, states::task::started(&task.resource, worker));
         }
         match outcome {
             ReportOutcome::Started if started => Some(Ignored::AlreadyStarted),
@@ -411,6 +416,10 @@ impl<'d> Decider<'d> {
                 if started {
                     self.emit_next(scope, EventKind::HeartbeatReceived);
                 }
+                None
+            }
+            ReportOutcome::Submitted(output) => {
+                self.emit_next(scope, states::task::submitted(&task.resource, output));
                 None
             }
             ReportOutcome::Succeeded(output) => {

@@ -21,6 +21,6 @@ pub mod probe;
 mod situation;
 mod states;
 
-pub use command::{Applied, Command, Dispatch, Env, Ignored, Input, Outcome, Send, Taken, Way};
+pub use command::{Applied, Call, Command, Dispatch, Env, Ignored, Input, Outcome, Taken, Way};
 pub use execution::{End, Execution, Origin, ReplayError};
 pub use history::{EventKind, HistoryEvent};

@@ -145,6 +145,9 @@ pub(crate) struct Attempt {
     /// The input of the activity or the parameters of the service.
     pub(crate) input: Payload,
     pub(crate) started: bool,
+    /// The service has accepted the request; what is awaited now comes from somebody else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) submitted: bool,
     pub(crate) timeout_at: Option<Timestamp>,
     pub(crate) heartbeat_millis: Option<i64>,
     /// When the next heartbeat is missed; `None` as long as none is awaited.
@@ -522,7 +525,8 @@ impl Live {
             | EventKind::TaskStarted { .. } => self.start_attempt(event),
             EventKind::TaskSubmitted { .. } => self.change(scope, |s| {
                 s.chain = id;
-                s.attempt_mut().map(|_| ())
+                s.attempt_mut()?.submitted = true;
+                Ok(())
             }),
             EventKind::ActivitySucceeded { .. }
             | EventKind::ActivityFailed(_)
@@ -912,6 +916,7 @@ fn attempt(
         scheduled_id: event.id,
         input: input.clone(),
         started: false,
+        submitted: false,
         timeout_at: timeout_seconds.map(|s| event.at.plus_seconds_f64(s as f64)),
         heartbeat_millis: heartbeat_seconds
             .map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1000)),

@@ -95,6 +95,7 @@ mod tests {
             idempotency_key: "k".into(),
             deadline: None,
             heartbeat_millis: None,
+            call: None,
             input: Payload::parse("{}").expect("it is JSON"),
             reply_to: String::new(),
             priority: 0,

@@ -2,6 +2,7 @@
 //! names. Pure: no clock, no randomness, no IO. Everything that crosses a process boundary is spelled here and
 //! nowhere else.
 
+pub mod call;
 pub mod error_names;
 pub mod express;
 pub mod http;
@@ -14,6 +15,7 @@ pub mod time;
 pub mod token;
 pub mod topology;
 
+pub use call::{IntegrationPattern, ServiceCall};
 pub use express::ExpressStart;
 pub use id::{ActivityArn, ArnError, ExecutionArn, ExecutionId, MapRunArn, Namespace, StateMachineArn};
 pub use message::{HeaderValue, Message, Properties, TaskMessage, TokenMessage};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Payload, TaskToken, Timestamp};
+use crate::{Payload, ServiceCall, TaskToken, Timestamp};
 
 /// Header: the attempt's task token.
 pub const HEADER_TASK_TOKEN: &str = "stagepost-task-token";
@@ -20,6 +20,10 @@ pub const HEADER_STATE: &str = "stagepost-state";
 pub const HEADER_IDEMPOTENCY_KEY: &str = "stagepost-idempotency-key";
 /// Header: when the attempt times out, in milliseconds since the epoch.
 pub const HEADER_DEADLINE: &str = "stagepost-deadline";
+/// Header of a task on the connectors' queue: what it calls, for instance `lambda:invoke.waitForTaskToken`.
+pub const HEADER_RESOURCE: &str = "stagepost-resource";
+/// Header of a task on the connectors' queue: the ARN of the function, where the resource is `lambda:function`.
+pub const HEADER_FUNCTION: &str = "stagepost-function";
 /// Header: heartbeats must come at least this often, in milliseconds.
 pub const HEADER_HEARTBEAT: &str = "stagepost-heartbeat";
 /// Header: this message was published again after a crash and may be a repetition.
@@ -143,7 +147,9 @@ pub struct TaskMessage {
     pub deadline: Option<Timestamp>,
     /// How often heartbeats must come, in milliseconds.
     pub heartbeat_millis: Option<i64>,
-    /// The activity's input.
+    /// What it calls, where it is a call of a service and lies on the connectors' queue.
+    pub call: Option<ServiceCall>,
+    /// The activity's input, or the call's parameters.
     pub input: Payload,
     /// The shard queue that results go to.
     pub reply_to: String,
@@ -183,6 +189,12 @@ impl TaskMessage {
         }
         if let Some(heartbeat) = self.heartbeat_millis {
             header(HEADER_HEARTBEAT, heartbeat.into());
+        }
+        if let Some(call) = &self.call {
+            header(HEADER_RESOURCE, call.resource().into());
+            if let Some(function) = &call.function {
+                header(HEADER_FUNCTION, function.as_str().into());
+            }
         }
         if !self.fairness_key.is_empty() {
             header(HEADER_FAIRNESS_KEY, self.fairness_key.as_str().into());
@@ -229,6 +241,14 @@ impl TaskMessage {
             idempotency_key: text(HEADER_IDEMPOTENCY_KEY)?.to_owned(),
             deadline: header(HEADER_DEADLINE).and_then(HeaderValue::as_int).map(Timestamp::from_millis),
             heartbeat_millis: header(HEADER_HEARTBEAT).and_then(HeaderValue::as_int),
+            call: match header(HEADER_RESOURCE) {
+                None => None,
+                Some(resource) => {
+                    let call = resource.as_text().and_then(ServiceCall::parse);
+                    let call = call.ok_or(TaskMessageError::Missing(HEADER_RESOURCE))?;
+                    Some(ServiceCall { function: text(HEADER_FUNCTION).ok().map(str::to_owned), ..call })
+                }
+            },
             input: Payload::parse_bytes(body).map_err(|e| TaskMessageError::Body(e.to_string()))?,
             reply_to: properties.reply_to.clone().ok_or(TaskMessageError::Missing("reply_to"))?,
             priority: properties.priority.unwrap_or(0),
@@ -269,6 +289,7 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::IntegrationPattern;
 
     #[test]
     fn a_task_message_survives_the_broker() {
@@ -282,6 +303,12 @@ mod tests {
             idempotency_key: "x/1".into(),
             deadline: Some(Timestamp::from_millis(17)),
             heartbeat_millis: Some(500),
+            call: Some(ServiceCall {
+                service: "lambda".into(),
+                action: "function".into(),
+                pattern: IntegrationPattern::RequestResponse,
+                function: Some("arn:aws:lambda:us-east-1:000000000000:function:f".into()),
+            }),
             input: Payload::parse("{\"a\":1}").unwrap(),
             reply_to: "stagepost.shard.00".into(),
             priority: 3,

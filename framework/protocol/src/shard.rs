@@ -97,6 +97,9 @@ pub enum ReportOutcome {
     Started,
     /// It is still being worked on.
     Heartbeat,
+    /// The service has accepted the request with this answer; the attempt stays open until its token is used or the job
+    /// that it began has ended. Only for calls with `.waitForTaskToken` or `.sync`.
+    Submitted(Payload),
     /// It succeeded with this output.
     Succeeded(Payload),
     /// It failed.

@@ -20,6 +20,11 @@ impl Topology {
         Topology { prefix: prefix.into() }
     }
 
+    /// What the names begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// `stagepost.shard.NN`: everything that changes an execution of that shard.
     pub fn shard(&self, shard: ShardId) -> String {
         format!("{}.shard.{:02}", self.prefix, shard.0)
@@ -32,6 +37,11 @@ impl Topology {
         } else {
             format!("{}.activity.{}.{}.{name}", self.prefix, namespace.account, namespace.region)
         }
+    }
+
+    /// `stagepost.connectors`: calls of services, for whoever has the role of making them.
+    pub fn connectors(&self) -> String {
+        format!("{}.connectors", self.prefix)
     }
 
     /// `stagepost.callbacks`: token messages.
@@ -78,6 +88,7 @@ mod tests {
         let runner = RunnerId::from_bytes([0, 1, 2, 3, 4, 5, 6, 255]);
         assert_eq!(t.runner(runner), "stagepost.express.00010203040506ff");
         assert!(t.is_runner(&t.runner(runner)) && !t.is_runner(&t.express()));
+        assert_eq!(t.connectors(), "stagepost.connectors");
         assert_eq!(t.dead_letters(), "stagepost.dead-letters");
     }
 }

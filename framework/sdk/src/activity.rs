@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
-use stagepost_protocol::{Payload, error_names, limits::PAYLOAD_BYTES_MAX};
+use stagepost_protocol::{Namespace, Payload, error_names, limits::PAYLOAD_BYTES_MAX, topology::Topology};
 
+use crate::calls::{CallRun, CallTask};
 use crate::context::Context;
 use crate::failure::{ActivityError, Failure};
 use crate::state::States;
@@ -196,7 +197,16 @@ pub struct Registration {
     pub(crate) name: &'static str,
     pub(crate) options: Options,
     pub(crate) requirements: Vec<Requirement>,
-    pub(crate) run: Arc<dyn Fn(Task) -> Run + Send + Sync>,
+    pub(crate) work: Work,
+}
+
+/// What a registration does with a task.
+#[derive(Clone)]
+pub(crate) enum Work {
+    /// Runs an activity.
+    Activity(Arc<dyn Fn(Task) -> Run + Send + Sync>),
+    /// Calls services: the tasks of the connectors' queue.
+    Calls(Arc<dyn Fn(CallTask) -> CallRun + Send + Sync>),
 }
 
 impl Registration {
@@ -212,7 +222,18 @@ impl Registration {
         requirements: Vec<Requirement>,
         run: impl Fn(Task) -> Run + Send + Sync + 'static,
     ) -> Registration {
-        Registration { name, options, requirements, run: Arc::new(run) }
+        Registration { name, options, requirements, work: Work::Activity(Arc::new(run)) }
+    }
+
+    /// The tasks of the connectors' queue.
+    pub(crate) fn of_calls(run: impl Fn(CallTask) -> CallRun + Send + Sync + 'static) -> Registration {
+        let options = Options::default();
+        Registration {
+            name: "connectors",
+            options,
+            requirements: Vec::new(),
+            work: Work::Calls(Arc::new(run)),
+        }
     }
 
     /// The activity's name.
@@ -228,6 +249,14 @@ impl Registration {
     /// The part of its queue's name that stands for it.
     pub(crate) fn queue(&self) -> &'static str {
         self.options.queue.unwrap_or(self.name)
+    }
+
+    /// The queue that its tasks lie on.
+    pub(crate) fn queue_name(&self, topology: &Topology, namespace: &Namespace) -> String {
+        match self.work {
+            Work::Activity(_) => topology.activity(namespace, self.queue()),
+            Work::Calls(_) => topology.connectors(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
-use stagepost_protocol::{ReportOutcome, TaskToken, Timestamp};
+use stagepost_protocol::{ReportOutcome, ServiceCall, TaskToken, Timestamp};
 use tokio::sync::{Notify, mpsc};
 
 use crate::failure::Cancelled;
@@ -206,6 +206,8 @@ pub(crate) struct Attempt {
     pub(crate) state: String,
     pub(crate) idempotency_key: String,
     pub(crate) deadline: Option<Timestamp>,
+    /// What it calls, where it is a call of a service.
+    pub(crate) call: Option<ServiceCall>,
     /// How often heartbeats must come, by the definition or by the activity's options.
     pub(crate) heartbeat_every: Option<Duration>,
     /// Where its reports go: a shard queue; empty for a worker that polls.

@@ -84,6 +84,8 @@
 //! completes instead of a signal.
 
 mod activity;
+#[doc(hidden)]
+pub mod calls;
 mod context;
 mod failure;
 #[doc(hidden)]

@@ -96,6 +96,7 @@ impl ContextBuilder {
             state: self.state,
             idempotency_key: self.idempotency_key,
             deadline: self.deadline_in.map(|duration| now().plus_millis(millis(duration))),
+            call: None,
             heartbeat_every: None,
             reply_to: String::new(),
             started_at: now(),

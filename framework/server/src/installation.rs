@@ -4,15 +4,21 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use stagepost_broker::{Broker, QueueSpec, in_process::InProcessBroker, rabbitmq::RabbitMqBroker};
+use stagepost_connectors::{Registry, aws::Aws};
 use stagepost_coordinator::{
     Client, Coordinator, Metrics, Options, Parts, Recovered, express::Runner, installation_token_key,
 };
 use stagepost_protocol::TokenKey;
 use stagepost_store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     api_client::ApiClient,
@@ -25,6 +31,9 @@ use crate::{
 const EMBEDDED_OWNER: &str = "embedded";
 /// The database's file in the data directory.
 const DATABASE_FILE: &str = "stagepost.db";
+
+/// How long calls of services may take to end when the process stops; their tasks are then delivered again.
+const CALLS_GRACE: Duration = Duration::from_secs(10);
 
 /// Why an installation cannot be opened or served.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +67,58 @@ pub struct Installation {
     token_key: TokenKey,
     client: Arc<Client>,
     coordinator: Option<Coordinator>,
+    connectors: Option<Connectors>,
     api: Arc<stagepost_api::Api>,
     serving: Vec<Serving>,
+}
+
+/// The worker that calls services.
+struct Connectors {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+    failed: watch::Receiver<bool>,
+}
+
+impl Connectors {
+    fn start(settings: &Settings, broker: &Arc<dyn Broker>) -> Connectors {
+        let registry = Registry::standard(Arc::clone(broker), &Aws::new(settings.aws.clone()));
+        let worker = stagepost_connectors::worker(Arc::clone(broker), registry)
+            .queue_prefix(settings.coordinator.topology.prefix())
+            .shutdown_grace(CALLS_GRACE);
+        let (stop, stopped) = oneshot::channel();
+        let (ended, failed) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let shutdown = async {
+                // A dropped sender is a dropped installation.
+                let _ = stopped.await;
+            };
+            if let Err(error) = worker.run_until(shutdown).await {
+                tracing::error!(%error, "the connectors have failed");
+                ended.send_replace(true);
+            }
+        });
+        Connectors { stop, task, failed }
+    }
+
+    /// Ends when they have failed.
+    fn failed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut failed = self.failed.clone();
+        async move {
+            // A sender that is gone without a word has ended in order.
+            if failed.wait_for(|failed| *failed).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Takes no more calls and lets running ones end, within the grace period.
+    async fn shutdown(self) {
+        // They may have ended by themselves.
+        let _ = self.stop.send(());
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the task of the connectors failed");
+        }
+    }
 }
 
 struct Serving {
@@ -107,6 +166,7 @@ impl Installation {
         } else {
             (None, Runner::start(parts, &settings.coordinator, &token_key, Arc::default()).await?)
         };
+        let connectors = settings.roles.connectors.then(|| Connectors::start(&settings, &broker));
         let options = stagepost_api::Options {
             namespace: settings.namespace.clone(),
             ..stagepost_api::Options::default()
@@ -117,7 +177,8 @@ impl Installation {
         let api = stagepost_api::Api::new(reader, client.clone(), runner, broker.health(), options)
             .with_metrics(move |out| metrics.render(out));
         let api = Arc::new(api);
-        Ok(Installation { settings, store, broker, token_key, client, coordinator, api, serving: Vec::new() })
+        let serving = Vec::new();
+        Ok(Installation { settings, store, broker, token_key, client, coordinator, connectors, api, serving })
     }
 
     /// What it was opened with.
@@ -150,14 +211,27 @@ impl Installation {
         self.coordinator.as_ref().map(Coordinator::metrics)
     }
 
-    /// Ends when a part of this installation's coordinator has failed, with the part's name: let the process end
-    /// with an error, so that what supervises it starts a whole one. Never ends while all is well.
+    /// Ends when a part of this installation's coordinator or its connectors have failed, with the part's name: let the
+    /// process end with an error, so that what supervises it starts a whole one. Never ends while all is well.
     pub fn failed(&self) -> impl Future<Output = &'static str> + Send + use<> {
-        let failed = self.coordinator.as_ref().map(Coordinator::failed);
+        let coordinator = self.coordinator.as_ref().map(Coordinator::failed);
+        let connectors = self.connectors.as_ref().map(Connectors::failed);
         async move {
-            match failed {
-                Some(failed) => failed.await,
-                None => std::future::pending().await,
+            let coordinator = async {
+                match coordinator {
+                    Some(failed) => failed.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let connectors = async {
+                match connectors {
+                    Some(failed) => failed.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                part = coordinator => part,
+                () = connectors => "connectors",
             }
         }
     }
@@ -206,6 +280,9 @@ impl Installation {
                 Ok(Err(error)) => tracing::warn!(%address, %error, "serving has failed"),
                 Err(error) => tracing::error!(%address, %error, "the task that serves failed"),
             }
+        }
+        if let Some(connectors) = self.connectors {
+            connectors.shutdown().await;
         }
         if let Some(coordinator) = self.coordinator {
             coordinator.shutdown().await;

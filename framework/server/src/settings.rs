@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use stagepost_broker::rabbitmq::RabbitMqOptions;
+use stagepost_connectors::aws;
 use stagepost_coordinator::{Options, Trigger};
 use stagepost_protocol::{Namespace, Shards, StateMachineArn, limits::NAME_CHARS_MAX, topology::Topology};
 use stagepost_store::postgres;
@@ -36,10 +37,10 @@ pub enum SettingsError {
     #[error("'{0}' cannot be a queue prefix: use 1 to 64 letters, digits, '.', '-' and '_'")]
     QueuePrefix(String),
     /// A role.
-    #[error("'{0}' is not a role: the roles are 'api' and 'coordinator'")]
+    #[error("'{0}' is not a role: the roles are 'api', 'coordinator' and 'connectors'")]
     Role(String),
     /// No role.
-    #[error("no role is given: the roles are 'api' and 'coordinator'")]
+    #[error("no role is given: the roles are 'api', 'coordinator' and 'connectors'")]
     NoRole,
 }
 
@@ -67,23 +68,27 @@ pub struct Roles {
     pub api: bool,
     /// Owns shards and moves executions on.
     pub coordinator: bool,
+    /// Calls services for executions (Lambda, SQS, …).
+    pub connectors: bool,
 }
 
 impl Roles {
     /// All of them.
-    pub const ALL: Roles = Roles { api: true, coordinator: true };
+    pub const ALL: Roles = Roles { api: true, coordinator: true, connectors: true };
+    const NONE: Roles = Roles { api: false, coordinator: false, connectors: false };
 
     /// From their names.
     pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Roles, SettingsError> {
-        let mut roles = Roles { api: false, coordinator: false };
+        let mut roles = Roles::NONE;
         for name in names {
             match name.trim() {
                 "api" => roles.api = true,
                 "coordinator" => roles.coordinator = true,
+                "connectors" => roles.connectors = true,
                 other => return Err(SettingsError::Role(other.to_owned())),
             }
         }
-        if roles.api || roles.coordinator { Ok(roles) } else { Err(SettingsError::NoRole) }
+        if roles == Roles::NONE { Err(SettingsError::NoRole) } else { Ok(roles) }
     }
 }
 
@@ -103,6 +108,9 @@ pub struct Settings {
     pub rabbitmq: RabbitMqOptions,
     /// How PostgreSQL is used, where it is.
     pub postgres: postgres::Options,
+    /// Where the connectors find services, and who they are to them. Default: as the environment says, by the variables
+    /// of AWS's SDKs.
+    pub aws: aws::Settings,
 }
 
 impl Settings {
@@ -139,6 +147,7 @@ impl Settings {
             coordinator: Options::default(),
             rabbitmq: RabbitMqOptions::default(),
             postgres: postgres::Options::default(),
+            aws: aws::Settings::from_env(),
         }
     }
 
@@ -211,8 +220,8 @@ mod tests {
 
     #[test]
     fn roles_shards_and_prefixes_are_checked() {
-        assert_eq!(Roles::parse(["api", " coordinator"]), Ok(Roles::ALL));
-        assert_eq!(Roles::parse(["api"]), Ok(Roles { api: true, coordinator: false }));
+        assert_eq!(Roles::parse(["api", " coordinator", "connectors"]), Ok(Roles::ALL));
+        assert_eq!(Roles::parse(["api"]), Ok(Roles { api: true, ..Roles::NONE }));
         assert_eq!(Roles::parse(["ui"]), Err(SettingsError::Role("ui".into())));
         assert_eq!(Roles::parse([]), Err(SettingsError::NoRole));
         let mut settings = Settings::embedded(None);

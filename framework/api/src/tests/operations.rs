@@ -201,6 +201,7 @@ async fn the_headers_of_a_polled_task_tell_its_attempt() {
         idempotency_key: "e/7".into(),
         deadline: Some(Timestamp::from_millis(1_500)),
         heartbeat_millis: Some(10_000),
+        call: None,
         ..task("token-1", "1")
     });
     let poll = |wait: &str| {
@@ -243,6 +244,7 @@ fn task(token: &str, input: &str) -> TaskMessage {
         idempotency_key: "k".into(),
         deadline: None,
         heartbeat_millis: None,
+        call: None,
         input: Payload::parse(input).unwrap(),
         reply_to: "r".into(),
         priority: 0,

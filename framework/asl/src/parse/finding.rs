@@ -2,7 +2,9 @@
 
 use std::{fmt, ops::Range};
 
-use crate::model::{IntegrationPattern, Resource, StateKind, StateMachine};
+use stagepost_protocol::IntegrationPattern;
+
+use crate::model::{Resource, StateKind, StateMachine};
 
 /// The codes of findings, as the service's `ValidateStateMachineDefinition` names them, and a few of ours.
 pub mod codes {

@@ -1,6 +1,8 @@
 //! The `Resource` of a Task state.
 
-use crate::model::{IntegrationPattern, Resource};
+use stagepost_protocol::IntegrationPattern;
+
+use crate::model::Resource;
 
 /// Reads an ARN. `Err` holds what to do about it.
 pub(super) fn parse(arn: &str) -> Result<Resource, String> {
@@ -47,15 +49,7 @@ fn activity(arn: &str, name: &str, registered: bool) -> Result<Resource, String>
 }
 
 fn integration(arn: &str, rest: &str) -> Result<Resource, String> {
-    let patterns = [
-        (".sync:2", IntegrationPattern::Sync2),
-        (".sync", IntegrationPattern::Sync),
-        (".waitForTaskToken", IntegrationPattern::WaitForTaskToken),
-    ];
-    let (call, pattern) = patterns
-        .into_iter()
-        .find_map(|(suffix, pattern)| rest.strip_suffix(suffix).map(|call| (call, pattern)))
-        .unwrap_or((rest, IntegrationPattern::RequestResponse));
+    let (call, pattern) = IntegrationPattern::split(rest);
     let form =
         "an integration is arn:aws:states:::SERVICE:ACTION, then maybe .sync, .sync:2 or .waitForTaskToken";
     let Some((service, action)) = call.rsplit_once(':') else {

@@ -169,7 +169,9 @@ impl<'a> Round<'a> {
                     self.republish(id);
                 }
                 match ignored {
-                    Ignored::AlreadyStarted | Ignored::NothingDue => Reply::Accepted,
+                    Ignored::AlreadyStarted | Ignored::AlreadySubmitted | Ignored::NothingDue => {
+                        Reply::Accepted
+                    }
                     Ignored::AttemptClosed | Ignored::Ended => Reply::TaskTimedOut,
                     Ignored::UnknownAttempt => Reply::TaskDoesNotExist,
                 }

@@ -155,7 +155,9 @@ impl Running {
 
     fn take(&mut self, asked: Asked) {
         let reply = match self.decide(asked.input) {
-            None | Some(Ignored::AlreadyStarted | Ignored::NothingDue) => Reply::Accepted,
+            None | Some(Ignored::AlreadyStarted | Ignored::AlreadySubmitted | Ignored::NothingDue) => {
+                Reply::Accepted
+            }
             Some(Ignored::AttemptClosed | Ignored::Ended) => Reply::TaskTimedOut,
             Some(Ignored::UnknownAttempt) => Reply::TaskDoesNotExist,
         };
@@ -192,8 +194,8 @@ impl Running {
         let runner = &self.entry.runner;
         add(&runner.shared.metrics.tasks_dispatched, applied.commands.len());
         for command in applied.commands {
-            // An attempt is worth nothing once this process is gone; what the user sends is.
-            let lasting = matches!(command, Command::Send(_));
+            // An attempt is worth nothing once this process is gone; what services are asked to do is.
+            let lasting = matches!(command, Command::Call(_));
             let mut message =
                 dispatch::message(&runner.topology, &runner.inbox, self.entry.id, arn, command, false);
             message.persistent &= lasting;

@@ -260,17 +260,30 @@ impl<'a> Writer<'a> {
                 self.optional_number(*heartbeat_seconds);
             }
             EventKind::ActivityStarted { worker_name } => self.optional_string(worker_name.as_deref()),
-            EventKind::LambdaFunctionScheduled { resource, input, timeout_seconds } => {
+            EventKind::LambdaFunctionScheduled { resource, input, timeout_seconds, role_arn } => {
                 self.string(resource);
                 self.payload(input);
                 self.optional_number(*timeout_seconds);
+                if let Some(role_arn) = role_arn {
+                    self.string(role_arn);
+                }
             }
-            EventKind::TaskScheduled { service, region, parameters, timeout_seconds, heartbeat_seconds } => {
+            EventKind::TaskScheduled {
+                service,
+                region,
+                parameters,
+                timeout_seconds,
+                heartbeat_seconds,
+                role_arn,
+            } => {
                 self.service(service);
                 self.string(region);
                 self.payload(parameters);
                 self.optional_number(*timeout_seconds);
                 self.optional_number(*heartbeat_seconds);
+                if let Some(role_arn) = role_arn {
+                    self.string(role_arn);
+                }
             }
             EventKind::TaskStarted { service } => self.service(service),
             EventKind::TaskSubmitted { service, output } | EventKind::TaskSucceeded { service, output } => {
@@ -525,6 +538,7 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
                 resource: self.required()?,
                 input: self.payload()?,
                 timeout_seconds: self.required()?,
+                role_arn: self.seq.next_element()?,
             },
             15 => EventKind::LambdaFunctionStarted,
             16 => EventKind::LambdaFunctionSucceeded { output: self.payload()? },
@@ -536,6 +550,7 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
                 parameters: self.payload()?,
                 timeout_seconds: self.required()?,
                 heartbeat_seconds: self.required()?,
+                role_arn: self.seq.next_element()?,
             },
             20 => EventKind::TaskStarted { service: self.service()? },
             21 => EventKind::TaskSubmitted { service: self.service()?, output: self.payload()? },
@@ -646,6 +661,36 @@ mod tests {
         ];
         assert_eq!(decode(&encode(&events)).unwrap(), events);
         assert_eq!(decode(&encode(&[])).unwrap(), []);
+    }
+
+    #[test]
+    fn calls_are_kept_with_and_without_a_role() {
+        let at = Timestamp::from_millis(5);
+        let service = || Service { resource_type: "lambda".into(), resource: "invoke".into() };
+        let call = |role_arn| EventKind::TaskScheduled {
+            service: service(),
+            region: "us-east-1".into(),
+            parameters: payload("{}"),
+            timeout_seconds: None,
+            heartbeat_seconds: Some(3),
+            role_arn,
+        };
+        let function = |role_arn| EventKind::LambdaFunctionScheduled {
+            resource: "arn".into(),
+            input: payload("1"),
+            timeout_seconds: Some(2),
+            role_arn,
+        };
+        let kinds = [call(None), call(Some("role".into())), function(None), function(Some("role".into()))];
+        let events: Vec<_> = kinds
+            .into_iter()
+            .zip(1..)
+            .map(|(kind, id)| HistoryEvent { id, previous_id: id - 1, at, scope: TOP_LEVEL, kind })
+            .collect();
+        assert_eq!(decode(&encode(&events)).unwrap(), events);
+        // As versions before the field wrote it.
+        let old = decode(r#"[2,5,[19,0,"sqs","sendMessage","us-east-1",[{}],null,null]]"#).unwrap();
+        assert!(matches!(&old[0].kind, EventKind::TaskScheduled { role_arn: None, .. }));
     }
 
     #[test]

@@ -52,6 +52,10 @@ impl Details {
         self.with_some("error", failure.error.as_deref()).with_some("cause", failure.cause.as_deref())
     }
 
+    fn credentials(self, role_arn: Option<&str>) -> Details {
+        self.with_some("taskCredentials", role_arn.map(|arn| json!({ "roleArn": arn })))
+    }
+
     fn service(self, service: &Service) -> Details {
         self.with("resourceType", &*service.resource_type).with("resource", &*service.resource)
     }
@@ -107,19 +111,27 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
         EventKind::ActivitySucceeded { output } => ("ActivitySucceeded", new().data("output", output, data)),
         EventKind::ActivityFailed(failure) => ("ActivityFailed", new().failure(failure)),
         EventKind::ActivityTimedOut(failure) => ("ActivityTimedOut", new().failure(failure)),
-        EventKind::LambdaFunctionScheduled { resource, input, timeout_seconds } => (
+        EventKind::LambdaFunctionScheduled { resource, input, timeout_seconds, role_arn } => (
             "LambdaFunctionScheduled",
             new()
                 .with("resource", &**resource)
                 .data("input", input, data)
-                .with_some("timeoutInSeconds", *timeout_seconds),
+                .with_some("timeoutInSeconds", *timeout_seconds)
+                .credentials(role_arn.as_deref()),
         ),
         EventKind::LambdaFunctionSucceeded { output } => {
             ("LambdaFunctionSucceeded", new().data("output", output, data))
         }
         EventKind::LambdaFunctionFailed(failure) => ("LambdaFunctionFailed", new().failure(failure)),
         EventKind::LambdaFunctionTimedOut(failure) => ("LambdaFunctionTimedOut", new().failure(failure)),
-        EventKind::TaskScheduled { service, region, parameters, timeout_seconds, heartbeat_seconds } => {
+        EventKind::TaskScheduled {
+            service,
+            region,
+            parameters,
+            timeout_seconds,
+            heartbeat_seconds,
+            role_arn,
+        } => {
             let parameters = if data { parameters.as_str() } else { "" };
             (
                 "TaskScheduled",
@@ -128,7 +140,8 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
                     .with("region", &**region)
                     .with("parameters", parameters)
                     .with_some("timeoutInSeconds", *timeout_seconds)
-                    .with_some("heartbeatInSeconds", *heartbeat_seconds),
+                    .with_some("heartbeatInSeconds", *heartbeat_seconds)
+                    .credentials(role_arn.as_deref()),
             )
         }
         EventKind::TaskStarted { service } => ("TaskStarted", new().service(service)),

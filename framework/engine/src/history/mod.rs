@@ -226,6 +226,8 @@ pub enum EventKind {
         input: Payload,
         /// How long it may take.
         timeout_seconds: Option<u64>,
+        /// The role to act in (`Credentials`).
+        role_arn: Option<Arc<str>>,
     },
     /// It began.
     LambdaFunctionStarted,
@@ -250,6 +252,8 @@ pub enum EventKind {
         timeout_seconds: Option<u64>,
         /// How often it must report.
         heartbeat_seconds: Option<u64>,
+        /// The role to act in (`Credentials`).
+        role_arn: Option<Arc<str>>,
     },
     /// It began.
     TaskStarted {

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use stagepost_asl::{IntegrationPattern, Resource, StateKind, TaskState};
-use stagepost_protocol::{Payload, limits};
+use stagepost_asl::{Resource, StateKind, TaskState};
+use stagepost_protocol::{IntegrationPattern, Payload, ServiceCall, limits};
 
 use crate::{
-    command::{Command, Dispatch, Env},
+    command::{Call, Command, Dispatch, Env},
     dataflow::{Doc, Evaluation, too_large},
     decide::{Decider, Ready, StateFailure},
     execution::Execution,
     history::{EventKind, Failure, ScopeId, Service},
     live::Step,
-    states::sqs,
 };
 
 /// What an attempt is given.
@@ -20,57 +19,49 @@ pub(crate) struct Work {
     pub(crate) input: Payload,
     pub(crate) timeout_seconds: Option<u64>,
     heartbeat_seconds: Option<u64>,
+    /// The role of `Credentials`.
+    role_arn: Option<Arc<str>>,
 }
 
 pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, task: &TaskState) -> Option<Ready> {
     let evaluation = decider.evaluation(scope);
-    if let Some(cause) = unusable(&task.resource, decider.env) {
-        let failure = evaluation.runtime(&cause);
+    if let Resource::Activity { arn, registered: true, .. } = &task.resource
+        && !(decider.env.activity_exists)(arn)
+    {
+        let failure = evaluation.runtime(&format!("The activity {arn} does not exist."));
         return decider.fail(scope, failure);
     }
-    let work = match work(evaluation, task) {
+    let Work { input, timeout_seconds, heartbeat_seconds, role_arn } = match work(evaluation, task) {
         Ok(work) => work,
         Err(failure) => return decider.fail(scope, failure),
     };
-    match &task.resource {
+    let scheduled = match &task.resource {
         Resource::Activity { arn, .. } => {
-            let Work { input, timeout_seconds, heartbeat_seconds } = work;
             let resource = Arc::from(arn.as_str());
-            let scheduled =
-                EventKind::ActivityScheduled { resource, input, timeout_seconds, heartbeat_seconds };
-            decider.emit_next(scope, scheduled);
-            if let Some(command) = command(decider.execution, scope, decider.env) {
-                decider.command(command);
-            }
-            None
+            EventKind::ActivityScheduled { resource, input, timeout_seconds, heartbeat_seconds }
         }
-        Resource::Service { action, pattern, .. } => send(decider, scope, task, action, *pattern, work),
-        // `unusable` has refused it.
-        Resource::Lambda { .. } => None,
+        Resource::Lambda { arn } => {
+            let resource = Arc::from(arn.as_str());
+            EventKind::LambdaFunctionScheduled { resource, input, timeout_seconds, role_arn }
+        }
+        resource @ Resource::Service { .. } => EventKind::TaskScheduled {
+            service: service(resource),
+            region: decider.execution.origin().arn.namespace.region.as_str().into(),
+            parameters: input,
+            timeout_seconds,
+            heartbeat_seconds,
+            role_arn,
+        },
+    };
+    decider.emit_next(scope, scheduled);
+    if !matches!(task.resource, Resource::Activity { .. }) {
+        // Nobody has to come for a call: it begins as soon as it is scheduled.
+        decider.emit_next(scope, started(&task.resource, None));
     }
-}
-
-/// Why a resource cannot be called.
-fn unusable(resource: &Resource, env: &Env<'_>) -> Option<String> {
-    match resource {
-        Resource::Activity { arn, registered: true, .. } if !(env.activity_exists)(arn) => {
-            Some(format!("The activity {arn} does not exist."))
-        }
-        Resource::Activity { .. } => None,
-        Resource::Service { service, action, pattern, .. }
-            if service == "sqs"
-                && action == "sendMessage"
-                && matches!(
-                    pattern,
-                    IntegrationPattern::RequestResponse | IntegrationPattern::WaitForTaskToken
-                ) =>
-        {
-            None
-        }
-        Resource::Lambda { arn } | Resource::Service { arn, .. } => {
-            Some(format!("The resource '{arn}' is not supported by this version of Stagepost."))
-        }
+    if let Some(command) = command(decider.execution, scope, decider.env) {
+        decider.command(command);
     }
+    None
 }
 
 pub(crate) fn work(evaluation: Evaluation<'_>, task: &TaskState) -> Result<Work, StateFailure> {
@@ -90,93 +81,98 @@ pub(crate) fn work(evaluation: Evaluation<'_>, task: &TaskState) -> Result<Work,
     };
     let timeout_seconds = seconds(&task.timeout_seconds, "TimeoutSeconds")?;
     let heartbeat_seconds = seconds(&task.heartbeat_seconds, "HeartbeatSeconds")?;
+    let role_arn = match &task.credentials {
+        None => None,
+        Some(credentials) => {
+            let credentials = evaluation.fill(Some(credentials), evaluation.input()?)?.into_value();
+            credentials["RoleArn"].as_str().map(Arc::from)
+        }
+    };
     let input = evaluation.bounded(evaluation.parameters(task.parameters.as_ref())?)?;
-    Ok(Work { input, timeout_seconds, heartbeat_seconds })
+    Ok(Work { input, timeout_seconds, heartbeat_seconds, role_arn })
 }
 
 /// The service that a service integration's events name.
 fn service(resource: &Resource) -> Service {
     match resource {
-        Resource::Service { service, action, pattern, .. } => {
-            let suffix = match pattern {
-                IntegrationPattern::RequestResponse => "",
-                IntegrationPattern::Sync => ".sync",
-                IntegrationPattern::Sync2 => ".sync:2",
-                IntegrationPattern::WaitForTaskToken => ".waitForTaskToken",
-            };
-            Service { resource_type: service.as_str().into(), resource: format!("{action}{suffix}").into() }
-        }
+        Resource::Service { service, action, pattern, .. } => Service {
+            resource_type: service.as_str().into(),
+            resource: format!("{action}{}", pattern.suffix()).into(),
+        },
         Resource::Activity { .. } | Resource::Lambda { .. } => {
             Service { resource_type: "".into(), resource: "".into() }
         }
     }
 }
 
-fn send(
-    decider: &mut Decider<'_>,
-    scope: ScopeId,
-    task: &TaskState,
-    action: &str,
-    pattern: IntegrationPattern,
-    work: Work,
-) -> Option<Ready> {
-    let service = service(&task.resource);
-    let parameters = work.input.clone();
-    let region = decider.execution.origin().arn.namespace.region.as_str().into();
-    let scheduled = EventKind::TaskScheduled {
-        service: service.clone(),
-        region,
-        parameters: work.input,
-        timeout_seconds: work.timeout_seconds,
-        heartbeat_seconds: work.heartbeat_seconds,
-    };
-    let event_id = decider.emit_next(scope, scheduled);
-    decider.emit_next(scope, EventKind::TaskStarted { service: service.clone() });
-    let message = match sqs::message(decider.execution.id(), event_id, &parameters) {
-        Ok(message) => message,
-        Err(problem) => {
-            let cause = format!("The {action} request cannot be made: {problem}");
-            let failure = match problem {
-                sqs::Problem::Unsupported(_) => decider.evaluation(scope).runtime(&cause),
-                sqs::Problem::Invalid(_) => StateFailure::new("SQS.AmazonSQSException", cause),
-            };
-            let failed = EventKind::TaskFailed { service, failure: failure.failure.clone() };
-            decider.emit_next(scope, failed);
-            return decider.fail(scope, failure);
-        }
-    };
-    let answer = sqs::answer(&message);
-    decider.command(Command::Send(message));
-    if pattern == IntegrationPattern::WaitForTaskToken {
-        decider.emit_next(scope, EventKind::TaskSubmitted { service, output: answer });
-        return None;
+/// The event that an attempt has begun, on a worker if it is one of an activity.
+pub(crate) fn started(resource: &Resource, worker_name: Option<String>) -> EventKind {
+    match resource {
+        Resource::Activity { .. } => EventKind::ActivityStarted { worker_name },
+        Resource::Lambda { .. } => EventKind::LambdaFunctionStarted,
+        Resource::Service { .. } => EventKind::TaskStarted { service: service(resource) },
     }
-    succeeded(decider, scope, task, answer)
 }
 
-/// The command of the open attempt in a scope.
+/// Whether a call is accepted first and ends later.
+pub(crate) fn is_submitted(resource: &Resource) -> bool {
+    matches!(resource, Resource::Service { pattern, .. } if *pattern != IntegrationPattern::RequestResponse)
+}
+
+/// The event that the request of such a call was accepted.
+pub(crate) fn submitted(resource: &Resource, output: Payload) -> EventKind {
+    EventKind::TaskSubmitted { service: service(resource), output }
+}
+
+/// The command of the open attempt in a scope; `None` where the request was accepted and is not to be made again.
 pub(crate) fn command(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> Option<Command> {
     let step: &Step = execution.live.scope(scope)?.step()?;
     let attempt = execution.live.scope(scope)?.attempt()?;
     let state = execution.definition().state(step.state());
     let StateKind::Task(task) = &state.kind else { return None };
-    match &task.resource {
-        Resource::Activity { name, .. } => Some(Command::Dispatch(Dispatch {
-            event_id: attempt.scheduled_id,
-            activity: name.clone(),
-            state: state.name.to_string(),
-            attempt: step.attempts,
-            token: env.token_key.sign(execution.id(), attempt.scheduled_id),
-            entered_event_id: step.entered_id,
-            input: attempt.input.clone(),
-            deadline: attempt.timeout_at,
-            heartbeat_millis: attempt.heartbeat_millis,
-        })),
-        Resource::Service { .. } => {
-            sqs::message(execution.id(), attempt.scheduled_id, &attempt.input).ok().map(Command::Send)
+    let token = env.token_key.sign(execution.id(), attempt.scheduled_id);
+    let target = match &task.resource {
+        Resource::Activity { name, .. } => {
+            return Some(Command::Dispatch(Dispatch {
+                event_id: attempt.scheduled_id,
+                activity: name.clone(),
+                state: state.name.to_string(),
+                attempt: step.attempts,
+                token,
+                entered_event_id: step.entered_id,
+                input: attempt.input.clone(),
+                deadline: attempt.timeout_at,
+                heartbeat_millis: attempt.heartbeat_millis,
+            }));
         }
-        Resource::Lambda { .. } => None,
-    }
+        // Whoever has the token answers. What began with `.sync` is asked for again: its end may have been missed.
+        Resource::Service { pattern: IntegrationPattern::WaitForTaskToken, .. } if attempt.submitted => {
+            return None;
+        }
+        Resource::Service { service, action, pattern, .. } => ServiceCall {
+            service: service.clone(),
+            action: action.clone(),
+            pattern: *pattern,
+            function: None,
+        },
+        Resource::Lambda { arn } => ServiceCall {
+            service: "lambda".to_owned(),
+            action: ServiceCall::FUNCTION.to_owned(),
+            pattern: IntegrationPattern::RequestResponse,
+            function: Some(arn.clone()),
+        },
+    };
+    Some(Command::Call(Call {
+        event_id: attempt.scheduled_id,
+        target,
+        state: state.name.to_string(),
+        attempt: step.attempts,
+        token,
+        entered_event_id: step.entered_id,
+        input: attempt.input.clone(),
+        deadline: attempt.timeout_at,
+        heartbeat_millis: attempt.heartbeat_millis,
+    }))
 }
 
 /// The attempt in a scope succeeded.

@@ -429,35 +429,80 @@ fn a_message_with_a_token_waits_for_its_answer() {
         } }),
     );
     let mut run = Run::start(&definition, json!(0));
-    let [Command::Send(send)] = &run.commands[..] else { panic!("{:?}", run.commands) };
-    let body: serde_json::Value = serde_json::from_str(&send.body).unwrap();
-    let token = body["token"].as_str().unwrap();
-    assert_eq!(run.key().verify(token), Some((run.execution.id(), send.event_id)));
+    let [Command::Call(call)] = &run.commands[..] else { panic!("{:?}", run.commands) };
+    let token = call.input.to_value()["MessageBody"]["token"].as_str().unwrap().to_owned();
+    assert_eq!(run.key().verify(&token), Some((run.execution.id(), call.event_id)));
+    assert_eq!(token, call.token.as_str());
     assert_eq!(run.pending(), run.commands);
     assert_eq!(run.execution.next_deadline(), Some(Timestamp::from_millis(1_010_000)));
+    run.report(3, ReportOutcome::Submitted(payload(&json!({ "MessageId": "m" })))).unwrap();
+    // The message is with its consumer: sending it again would be a second one.
+    assert_eq!(run.pending(), []);
+    let again = ReportOutcome::Submitted(payload(&json!({ "MessageId": "n" })));
+    assert_eq!(run.report(3, again), Err(Ignored::AlreadySubmitted));
     run.succeed(3, json!("yes"));
-    let types: Vec<_> = run.history().lines().map(|l| l.split(' ').nth(1).unwrap().to_owned()).collect();
-    let expected = [
-        "ExecutionStarted",
-        "TaskStateEntered",
-        "TaskScheduled",
-        "TaskStarted",
-        "TaskSubmitted",
-        "TaskSucceeded",
-        "TaskStateExited",
-        "ExecutionSucceeded",
-    ];
-    assert_eq!(types, expected);
+    run.shows(&format!(
+        r#"
+        1<-0 ExecutionStarted < 0
+        2<-0 TaskStateEntered Q < 0
+        3<-2 TaskScheduled < {{"QueueUrl":"amqp:///approvals","MessageBody":{{"token":"{token}"}}}} heartbeatInSeconds=10
+        4<-3 TaskStarted
+        5<-4 TaskSubmitted > {{"MessageId":"m"}}
+        6<-5 TaskSucceeded > "yes"
+        7<-6 TaskStateExited Q > "yes"
+        8<-7 ExecutionSucceeded > "yes""#
+    ));
 }
 
 #[test]
-fn a_message_alone_is_done_when_it_is_sent() {
-    let parameters = json!({ "QueueUrl": "q", "MessageBody": "hello" });
-    let resource = "arn:aws:states:::sqs:sendMessage";
-    let task = json!({ "Type": "Task", "Resource": resource, "Parameters": parameters, "End": true });
-    let run = Run::start(&states("Q", json!({ "Q": task })), json!(0));
-    assert_eq!(run.commands.len(), 1);
-    assert!(matches!(run.execution.end(), Some((End::Succeeded(_), _))));
+fn calls_are_commands_that_name_what_is_called() {
+    let function = "arn:aws:lambda:us-east-1:000000000000:function:f";
+    for (resource, called, events) in [
+        (
+            function,
+            "lambda:function",
+            ["LambdaFunctionScheduled", "LambdaFunctionStarted", "LambdaFunctionSucceeded"],
+        ),
+        (
+            "arn:aws:states:::lambda:invoke",
+            "lambda:invoke",
+            ["TaskScheduled", "TaskStarted", "TaskSucceeded"],
+        ),
+        (
+            "arn:aws:states:::aws-sdk:s3:getObject",
+            "aws-sdk:s3:getObject",
+            ["TaskScheduled", "TaskStarted", "TaskSucceeded"],
+        ),
+    ] {
+        let task = json!({ "Type": "Task", "Resource": resource, "TimeoutSeconds": 5, "End": true });
+        let mut run = Run::start(&states("Q", json!({ "Q": task })), json!({ "a": 1 }));
+        let [Command::Call(call)] = &run.commands[..] else { panic!("{:?}", run.commands) };
+        assert_eq!(call.target.resource(), called);
+        assert_eq!(call.target.function.as_deref(), (resource == function).then_some(function));
+        assert_eq!(call.input.to_value(), json!({ "a": 1 }));
+        assert_eq!(call.deadline, Some(Timestamp::from_millis(1_005_000)));
+        assert_eq!(run.pending(), run.commands);
+        let accepted = ReportOutcome::Submitted(payload(&json!({})));
+        assert_eq!(run.report(3, accepted), Err(Ignored::AlreadySubmitted), "only a result ends it");
+        run.succeed(3, json!("done"));
+        let types: Vec<_> = run.history().lines().map(|l| l.split(' ').nth(1).unwrap().to_owned()).collect();
+        assert_eq!(types[2..5], events);
+        assert!(matches!(run.execution.end(), Some((End::Succeeded(_), _))));
+    }
+}
+
+#[test]
+fn credentials_are_evaluated_and_shown() {
+    let task = json!({
+        "Type": "Task",
+        "Resource": "arn:aws:states:::lambda:invoke",
+        "Credentials": { "RoleArn.$": "$.role" },
+        "End": true,
+    });
+    let run = Run::start(&states("Q", json!({ "Q": task })), json!({ "role": "arn:aws:iam::1:role/r" }));
+    let scheduled = stagepost_engine::history::describe(&run.events[2], true).unwrap();
+    let shown = &scheduled["taskScheduledEventDetails"]["taskCredentials"];
+    assert_eq!(*shown, json!({ "roleArn": "arn:aws:iam::1:role/r" }));
 }
 
 #[test]
@@ -468,17 +513,6 @@ fn payloads_over_the_limit_fail_their_task() {
         run.history().contains("ActivityFailed error=States.DataLimitExceeded cause=The state/task 'arn:")
     );
     assert!(matches!(run.execution.end(), Some((End::Failed { .. }, _))));
-}
-
-#[test]
-fn resources_that_are_not_supported_say_so() {
-    for resource in ["arn:aws:lambda:us-east-1:000000000000:function:f", "arn:aws:states:::sns:publish"] {
-        let state = json!({ "Type": "Task", "Resource": resource, "Parameters": {}, "End": true });
-        let run = Run::start(&states("A", json!({ "A": state })), json!(0));
-        let Some((End::Failed { error, cause }, _)) = run.execution.end() else { panic!("{resource}") };
-        assert_eq!(error.as_deref(), Some("States.Runtime"));
-        assert!(cause.as_deref().unwrap().contains(resource), "{cause:?}");
-    }
 }
 
 #[test]

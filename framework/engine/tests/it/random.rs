@@ -216,7 +216,7 @@ impl Builder<'_> {
 fn open_attempts(run: &Run) -> Vec<u64> {
     let id = |command| match command {
         Command::Dispatch(dispatch) => dispatch.event_id,
-        Command::Send(send) => send.event_id,
+        Command::Call(call) => call.event_id,
     };
     run.pending().into_iter().map(id).collect()
 }
@@ -230,11 +230,12 @@ fn act(run: &mut Run, choices: &mut Choices<'_>) {
         n => open[choices.below(n)],
     };
     let started_at = choices.one_in(3).then(|| Timestamp::from_millis(choices.below(200) as i64 * 10_000));
-    let outcome = match choices.below(8) {
+    let outcome = match choices.below(9) {
         0..=2 => ReportOutcome::Succeeded(payload(&json!({ "v": choices.below(9) }))),
         3 => ReportOutcome::Failed { error: Some("X".into()), cause: None },
         4 => ReportOutcome::Failed { error: None, cause: Some("c".into()) },
         5 => ReportOutcome::Started,
+        7 => ReportOutcome::Submitted(payload(&json!({ "MessageId": "m" }))),
         6 => ReportOutcome::Heartbeat,
         _ => {
             // Time passes: to the next deadline, or by some seconds.

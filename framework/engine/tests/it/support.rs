@@ -158,7 +158,7 @@ impl Run {
     pub(crate) fn dispatches(&self) -> Vec<Dispatch> {
         let only = |command| match command {
             Command::Dispatch(dispatch) => Some(dispatch),
-            Command::Send(_) => None,
+            Command::Call(_) => None,
         };
         self.pending().into_iter().filter_map(only).collect()
     }

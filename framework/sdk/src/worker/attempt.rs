@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -11,7 +12,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::ledger::Ledger;
 use super::shared::Shared;
-use crate::activity::{Registration, Run, Task};
+use crate::activity::{Registration, Task, Work};
+use crate::calls::{CallTask, Called};
 use crate::context::{Attempt, Context, Outgoing};
 use crate::failure::{Cancelled, Failure};
 
@@ -53,19 +55,35 @@ async fn run(
     input: Payload,
 ) -> ReportOutcome {
     let context = Context::new(Arc::clone(attempt));
-    let task = Task { context, states: Arc::clone(&shared.states), input };
-    let returned = catch(|| (registration.run)(task)).await.unwrap_or_else(|panic| {
-        let message = panic_message(&*panic);
-        tracing::error!(
-            activity = attempt.activity, execution_arn = %attempt.execution, state = %attempt.state,
-            attempt = attempt.number, "the activity panicked; its attempt fails, the worker goes on"
-        );
-        Err(Failure::new(error_names::ACTIVITY_PANICKED, message))
-    });
-    match returned {
-        Ok(output) => ReportOutcome::Succeeded(output),
-        Err(failure) => failed(failure),
-    }
+    let returned = match &registration.work {
+        Work::Activity(run) => {
+            let task = Task { context, states: Arc::clone(&shared.states), input };
+            catch(|| run(task)).await.map(|returned| returned.map(ReportOutcome::Succeeded))
+        }
+        Work::Calls(run) => {
+            let Some(call) = attempt.call.clone() else {
+                let cause = "the task on the connectors' queue does not say what to call";
+                return failed(Failure::new(error_names::INVALID_INPUT, cause));
+            };
+            let task = CallTask { context, call, input, attempt_id: attempt.id.clone() };
+            catch(|| run(task)).await.map(|returned| {
+                returned.map(|called| match called {
+                    Called::Done(output) => ReportOutcome::Succeeded(output),
+                    Called::Submitted(output) => ReportOutcome::Submitted(output),
+                })
+            })
+        }
+    };
+    returned
+        .unwrap_or_else(|panic| {
+            let message = panic_message(&*panic);
+            tracing::error!(
+                activity = attempt.activity, execution_arn = %attempt.execution, state = %attempt.state,
+                attempt = attempt.number, "the activity panicked; its attempt fails, the worker goes on"
+            );
+            Err(Failure::new(error_names::ACTIVITY_PANICKED, message))
+        })
+        .unwrap_or_else(failed)
 }
 
 /// A failure as it is reported, cut to the API's limits.
@@ -112,7 +130,9 @@ async fn aborted(shared: &Shared, ledger: &Ledger, attempt: &Arc<Attempt>) {
 }
 
 /// The future's result, or what it panicked with: while it is made or while it is polled.
-async fn catch(make: impl FnOnce() -> Run) -> Result<Result<Payload, Failure>, Box<dyn Any + Send>> {
+async fn catch<T>(
+    make: impl FnOnce() -> Pin<Box<dyn Future<Output = T> + Send>>,
+) -> Result<T, Box<dyn Any + Send>> {
     // Unwind safety: after a panic the future is dropped and nothing of it is looked at again.
     let mut future = catch_unwind(AssertUnwindSafe(make))?;
     std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {

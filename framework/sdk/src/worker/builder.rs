@@ -177,7 +177,7 @@ impl Worker {
         for (i, second) in self.registrations.iter().enumerate() {
             if let Some(first) = self.registrations[..i].iter().find(|first| first.queue() == second.queue())
             {
-                let queue = self.topology.activity(&self.namespace, second.queue());
+                let queue = second.queue_name(&self.topology, &self.namespace);
                 return Err(WorkerError::SharedQueue { first: first.name, second: second.name, queue });
             }
         }

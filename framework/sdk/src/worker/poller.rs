@@ -217,6 +217,7 @@ impl Poller {
             // Without the header the attempt's own name must do: it differs between the attempts of a step.
             idempotency_key: text(HEADER_IDEMPOTENCY_KEY).unwrap_or_else(|| polled.token.clone()),
             deadline: number(HEADER_DEADLINE).map(Timestamp::from_millis),
+            call: None,
             heartbeat_every: number(HEADER_HEARTBEAT).map(millis).or(self.registration.options.heartbeat),
             reply_to: String::new(),
             started_at: now(),
@@ -283,8 +284,8 @@ async fn deliver(client: &Client, attempt: &Attempt, outcome: &ReportOutcome) ->
     let mut pause = PAUSE_MIN;
     loop {
         let (last, sent) = match outcome {
-            // Who polls a task has started it.
-            ReportOutcome::Started => return false,
+            // Who polls a task has started it; and calls are not polled.
+            ReportOutcome::Started | ReportOutcome::Submitted(_) => return false,
             ReportOutcome::Heartbeat => (false, client.heartbeat(token).await),
             ReportOutcome::Succeeded(output) => (true, client.succeeded(token, output.as_str()).await),
             ReportOutcome::Failed { error, cause }

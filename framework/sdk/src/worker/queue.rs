@@ -139,6 +139,7 @@ impl Queue {
             state: task.state,
             idempotency_key: task.idempotency_key,
             deadline: task.deadline,
+            call: task.call,
             heartbeat_every: task.heartbeat_millis.map(millis).or(self.registration.options.heartbeat),
             reply_to: task.reply_to,
             started_at: now(),

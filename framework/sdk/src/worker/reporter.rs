@@ -208,7 +208,7 @@ struct Closed;
 
 fn payload_bytes(outcome: &ReportOutcome) -> usize {
     match outcome {
-        ReportOutcome::Succeeded(output) => output.len(),
+        ReportOutcome::Succeeded(output) | ReportOutcome::Submitted(output) => output.len(),
         ReportOutcome::Failed { cause, .. }
         | ReportOutcome::TimedOut { cause, .. }
         | ReportOutcome::Aborted { cause, .. } => cause.as_ref().map_or(0, String::len),
@@ -216,8 +216,7 @@ fn payload_bytes(outcome: &ReportOutcome) -> usize {
     }
 }
 
-/// Whether an outcome ends its attempt.
+/// Whether an outcome ends its attempt, as far as this worker is concerned.
 fn is_last(outcome: &ReportOutcome) -> bool {
-    use ReportOutcome::{Aborted, Failed, Succeeded, TimedOut};
-    matches!(outcome, Succeeded(_) | Failed { .. } | TimedOut { .. } | Aborted { .. })
+    !matches!(outcome, ReportOutcome::Started | ReportOutcome::Heartbeat)
 }

@@ -121,8 +121,7 @@ pub(super) async fn on_broker(
     let started = async {
         let dead_letters = worker.topology.dead_letters();
         let mut queues = vec![QueueSpec::ours(&dead_letters)];
-        let names =
-            worker.registrations.iter().map(|r| worker.topology.activity(&worker.namespace, r.queue()));
+        let names = worker.registrations.iter().map(|r| r.queue_name(&worker.topology, &worker.namespace));
         queues.extend(names.map(QueueSpec::ours));
         broker.declare(&queues).await?;
         let mut started = Vec::new();

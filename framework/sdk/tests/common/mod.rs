@@ -73,6 +73,7 @@ impl Coordinator {
             idempotency_key: format!("{id}-step"),
             deadline: None,
             heartbeat_millis: None,
+            call: None,
             input: Payload::from_serialize(input).unwrap(),
             reply_to: self.topology.shard(ShardId(0)),
             priority: 0,
@@ -118,7 +119,7 @@ impl Coordinator {
                 | ReportOutcome::Aborted { error, cause } => {
                     return (id, Err((error.unwrap_or_default(), cause.unwrap_or_default())));
                 }
-                ReportOutcome::Started | ReportOutcome::Heartbeat => {}
+                ReportOutcome::Started | ReportOutcome::Heartbeat | ReportOutcome::Submitted(_) => {}
             }
         }
     }

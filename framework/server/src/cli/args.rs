@@ -201,12 +201,12 @@ pub(crate) struct ServeArgs {
     pub(crate) listen: ListenArgs,
     #[command(flatten)]
     pub(crate) servers: ServersArgs,
-    /// What this process does: api, coordinator. Without `api` it still answers /healthz, /readyz and /metrics
+    /// What this process does: api, coordinator, connectors. Without `api` it still answers /healthz, /readyz and /metrics
     #[arg(
         long,
         env = "STAGEPOST_ROLES",
         value_delimiter = ',',
-        default_value = "api,coordinator",
+        default_value = "api,coordinator,connectors",
         value_name = "ROLES"
     )]
     pub(crate) roles: Vec<String>,

@@ -122,7 +122,7 @@ async fn run(
             tracing::info!("bye");
             Ok(ExitCode::SUCCESS)
         }
-        Some(part) => Err(Failure::server(format!("the coordinator's {part} failed")).with_hint(
+        Some(part) => Err(Failure::server(format!("a part of this process has failed: {part}")).with_hint(
             "start it again: nothing is lost; the log above says what happened, please report it",
         )),
     }

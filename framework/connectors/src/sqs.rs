@@ -1,0 +1,167 @@
+//! `sqs:sendMessage`: a message to a RabbitMQ queue, by a `QueueUrl` of `amqp:///QUEUE` or the bare name of a queue.
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use md5::{Digest, Md5};
+use serde_json::{Value, json};
+use stagepost::{Broker, Failure};
+use stagepost_broker::{Published, QueueSpec};
+use stagepost_protocol::{HeaderValue, Message, Payload, Properties, error_names};
+
+use crate::call::{Answer, Call, Connector};
+
+/// The connector.
+pub(crate) struct Sqs {
+    broker: Arc<dyn Broker>,
+}
+
+impl Sqs {
+    pub(crate) fn new(broker: Arc<dyn Broker>) -> Sqs {
+        Sqs { broker }
+    }
+
+    /// Publishes a message, and makes its queue where there is none.
+    async fn publish(&self, message: Message) -> Published {
+        let queue = QueueSpec::ours(&message.queue);
+        let publish =
+            async |message| self.broker.publish(vec![message]).await.into_iter().next().unwrap_or(Ok(()));
+        match publish(message.clone()).await {
+            Err(stagepost_broker::Error::Unroutable { .. }) => {
+                self.broker.declare(&[queue]).await?;
+                publish(message).await
+            }
+            published => published,
+        }
+    }
+}
+
+#[async_trait]
+impl Connector for Sqs {
+    async fn call(&self, call: Call) -> Result<Answer, Failure> {
+        let parameters = call.input.to_value();
+        let queue = queue(parameters.get("QueueUrl"))?;
+        let message = message(queue, &call.attempt_id, &parameters)?;
+        let answer = answer(&message);
+        match self.publish(message).await {
+            Ok(()) => Ok(Answer::Done(answer)),
+            Err(error) => Err(Failure::new("SQS.SdkClientException", error)),
+        }
+    }
+}
+
+fn invalid(parameter: &str, code: &str) -> Failure {
+    Failure::new(
+        "SQS.AmazonSQSException",
+        format!(
+            "The request must contain the parameter {parameter}. (Service: AmazonSQS; Status Code: 400; Error Code: \
+             {code}; Request ID: null; Proxy: null)"
+        ),
+    )
+}
+
+fn unsupported(problem: &str) -> Failure {
+    Failure::new(error_names::RUNTIME, format!("The sendMessage request cannot be made: {problem}"))
+}
+
+fn queue(url: Option<&Value>) -> Result<String, Failure> {
+    let url = match url {
+        Some(Value::String(url)) if !url.is_empty() => url,
+        _ => return Err(invalid("QueueUrl", "MissingParameter")),
+    };
+    let name = url.strip_prefix("amqp:///").unwrap_or(url);
+    if name.is_empty() || name.contains("://") {
+        return Err(unsupported(&format!(
+            "this version of Stagepost sends to RabbitMQ queues only; QueueUrl must be amqp:///QUEUE or the name of a \
+             queue, but was '{url}'"
+        )));
+    }
+    Ok(name.to_owned())
+}
+
+/// The message that the parameters ask for. Its id is a function of the attempt, so that a message which is sent again
+/// after a crash can be told from another one.
+fn message(queue: String, attempt_id: &str, parameters: &Value) -> Result<Message, Failure> {
+    let body = match parameters.get("MessageBody") {
+        None | Some(Value::Null) => return Err(invalid("MessageBody", "MissingParameter")),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    let mut headers = BTreeMap::new();
+    match parameters.get("MessageAttributes") {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(attributes)) => {
+            for (name, attribute) in attributes {
+                let Some(value) = attribute.get("StringValue").and_then(Value::as_str) else {
+                    return Err(unsupported(&format!("the message attribute '{name}' has no StringValue")));
+                };
+                headers.insert(name.clone(), HeaderValue::from(value));
+            }
+        }
+        Some(_) => return Err(unsupported("MessageAttributes must be an object")),
+    }
+    let hex = hex(&Md5::digest(attempt_id.as_bytes()));
+    let id = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    let properties = Properties { message_id: Some(id), headers, ..Properties::default() };
+    Ok(Message { queue, body: Bytes::from(body), properties, persistent: true })
+}
+
+/// What SQS answers to a request.
+fn answer(message: &Message) -> Payload {
+    let digest = hex(&Md5::digest(&message.body));
+    Payload::from_value(&json!({ "MD5OfMessageBody": digest, "MessageId": message.properties.message_id }))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message_of(parameters: &Value) -> Result<Message, Failure> {
+        message(queue(parameters.get("QueueUrl"))?, "execution-3", parameters)
+    }
+
+    #[test]
+    fn parameters_become_a_message() {
+        for (url, queue) in [("amqp:///orders", "orders"), ("orders", "orders")] {
+            let attribute = json!({ "kind": { "DataType": "String", "StringValue": "a" } });
+            let parameters =
+                json!({ "QueueUrl": url, "MessageBody": { "x": 1 }, "MessageAttributes": attribute });
+            let message = message_of(&parameters).unwrap();
+            assert_eq!((message.queue.as_str(), &message.body[..]), (queue, &br#"{"x":1}"#[..]));
+            assert_eq!(message.properties.headers["kind"].as_text(), Some("a"));
+        }
+        let message = message_of(&json!({ "QueueUrl": "q", "MessageBody": "hello" })).unwrap();
+        let answer = answer(&message).to_value();
+        assert_eq!(answer["MD5OfMessageBody"], "5d41402abc4b2a76b9719d911017c592");
+        assert_eq!(answer["MessageId"].as_str().map(str::len), Some(36));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_says_why() {
+        use stagepost::ActivityError;
+        for (bad, error, told) in [
+            (json!({}), "SQS.AmazonSQSException", "QueueUrl"),
+            (json!({ "QueueUrl": "q" }), "SQS.AmazonSQSException", "MessageBody"),
+            (json!({ "QueueUrl": "", "MessageBody": "x" }), "SQS.AmazonSQSException", "QueueUrl"),
+            (
+                json!({ "QueueUrl": "q", "MessageBody": "x", "MessageAttributes": 1 }),
+                "States.Runtime",
+                "an object",
+            ),
+            (json!({ "QueueUrl": "ftp://h/q", "MessageBody": "x" }), "States.Runtime", "ftp://h/q"),
+        ] {
+            let failure = message_of(&bad).unwrap_err();
+            assert_eq!(failure.name(), error, "{bad}");
+            assert!(failure.cause().contains(told), "{failure}");
+        }
+    }
+}
