@@ -13,6 +13,7 @@
 
 pub mod aws;
 mod call;
+pub mod items;
 mod lambda;
 mod registry;
 mod sqs;

@@ -8,7 +8,11 @@ use std::{
 };
 
 use stagepost_broker::{Broker, QueueSpec, in_process::InProcessBroker, rabbitmq::RabbitMqBroker};
-use stagepost_connectors::{Registry, aws::Aws};
+use stagepost_connectors::{
+    Registry,
+    aws::Aws,
+    items::{DataSets, ReadItems},
+};
 use stagepost_coordinator::{
     Client, Coordinator, Metrics, Options, Parts, Recovered, express::Runner, installation_token_key,
 };
@@ -81,7 +85,13 @@ struct Connectors {
 
 impl Connectors {
     fn start(settings: &Settings, broker: &Arc<dyn Broker>) -> Connectors {
-        let registry = Registry::standard(Arc::clone(broker), &Aws::new(settings.aws.clone()));
+        let aws = Aws::new(settings.aws.clone());
+        let sets = DataSets::new(&aws, settings.files.clone());
+        let registry = Registry::standard(Arc::clone(broker), &aws).with(
+            "stagepost",
+            "readItems",
+            Arc::new(ReadItems::new(sets)),
+        );
         let worker = stagepost_connectors::worker(Arc::clone(broker), registry)
             .queue_prefix(settings.coordinator.topology.prefix())
             .shutdown_grace(CALLS_GRACE);

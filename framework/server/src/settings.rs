@@ -111,6 +111,8 @@ pub struct Settings {
     /// Where the connectors find services, and who they are to them. Default: as the environment says, by the variables
     /// of AWS's SDKs.
     pub aws: aws::Settings,
+    /// The directory below which definitions may read files as data sets and write results. Default: none.
+    pub files: Option<PathBuf>,
 }
 
 impl Settings {
@@ -148,6 +150,7 @@ impl Settings {
             rabbitmq: RabbitMqOptions::default(),
             postgres: postgres::Options::default(),
             aws: aws::Settings::from_env(),
+            files: None,
         }
     }
 

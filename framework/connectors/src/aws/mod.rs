@@ -198,9 +198,13 @@ impl Aws {
     }
 }
 
-fn http_client() -> reqwest::Client {
-    // A provider that was installed before serves as well.
+/// Makes TLS work for the clients of this crate. A provider that was installed before serves as well.
+pub(crate) fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn http_client() -> reqwest::Client {
+    install_tls();
     reqwest::Client::builder()
         .connect_timeout(CONNECT_WITHIN)
         .timeout(CALL_WITHIN)

@@ -152,6 +152,9 @@ pub(crate) struct ListenArgs {
         value_name = "QUEUE=STATE_MACHINE"
     )]
     pub(crate) triggers: Vec<String>,
+    /// Definitions may read files below this directory as data sets, and write results there. Default: no files
+    #[arg(long, env = "STAGEPOST_FILES", value_name = "DIR")]
+    pub(crate) files: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -21,7 +21,7 @@ const INTERRUPTED: u8 = 130;
 pub(crate) async fn dev(args: DevArgs, namespace: Namespace) -> Result<ExitCode, Failure> {
     let mut settings = Settings::embedded(args.data);
     settings.namespace = namespace;
-    add_triggers(&mut settings, &args.listen)?;
+    apply(&args.listen, &mut settings)?;
     run(settings, args.listen.listen, dev_banner).await
 }
 
@@ -29,7 +29,7 @@ pub(crate) async fn serve(args: ServeArgs, namespace: Namespace) -> Result<ExitC
     let mut settings = servers(args.servers)?;
     settings.namespace = namespace;
     settings.roles = Roles::parse(args.roles.iter().map(String::as_str))?;
-    add_triggers(&mut settings, &args.listen)?;
+    apply(&args.listen, &mut settings)?;
     run(settings, args.listen.listen, |settings, address| {
         let roles = args.roles.join(",");
         tracing::info!(%address, roles, shards = settings.coordinator.shards.count(), "serving");
@@ -79,10 +79,11 @@ fn servers(args: ServersArgs) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-fn add_triggers(settings: &mut Settings, args: &ListenArgs) -> Result<(), Failure> {
+fn apply(args: &ListenArgs, settings: &mut Settings) -> Result<(), Failure> {
     // An empty variable is one that is not set.
     let triggers = args.triggers.iter().filter(|trigger| !trigger.is_empty());
     triggers.into_iter().try_for_each(|trigger| settings.add_trigger(trigger))?;
+    settings.files = args.files.clone().filter(|directory| !directory.as_os_str().is_empty());
     Ok(())
 }
 
