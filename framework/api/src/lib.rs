@@ -19,6 +19,7 @@ mod wire;
 
 pub use api::{Api, Options};
 pub use server::{health_router, router, serve};
+pub use states::OPERATIONS;
 
 #[cfg(test)]
 mod tests;

@@ -224,6 +224,33 @@ impl Test {
     }
 }
 
+/// The comparison operators, without the forms of them that end in `Path`.
+pub const OPERATORS: &[&str] = &[
+    "BooleanEquals",
+    "IsBoolean",
+    "IsNull",
+    "IsNumeric",
+    "IsPresent",
+    "IsString",
+    "IsTimestamp",
+    "NumericEquals",
+    "NumericGreaterThan",
+    "NumericGreaterThanEquals",
+    "NumericLessThan",
+    "NumericLessThanEquals",
+    "StringEquals",
+    "StringGreaterThan",
+    "StringGreaterThanEquals",
+    "StringLessThan",
+    "StringLessThanEquals",
+    "StringMatches",
+    "TimestampEquals",
+    "TimestampGreaterThan",
+    "TimestampGreaterThanEquals",
+    "TimestampLessThan",
+    "TimestampLessThanEquals",
+];
+
 /// An operator by its name, before its operand is read.
 #[derive(Debug, Clone, Copy)]
 enum Operator {

@@ -94,6 +94,11 @@ const FUNCTIONS: [(&str, Function, usize, usize); 18] = [
     ("States.UUID", Function::Uuid, 0, 0),
 ];
 
+/// The names of the functions.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FUNCTIONS.iter().map(|(name, ..)| *name)
+}
+
 impl Function {
     fn name(self) -> &'static str {
         FUNCTIONS.iter().find(|(_, f, ..)| *f == self).map_or("", |(name, ..)| name)

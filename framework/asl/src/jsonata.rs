@@ -7,11 +7,11 @@
 mod ranges;
 mod references;
 
-pub use references::{FUNCTIONS, References};
+pub use references::{ADDED_FUNCTIONS, FUNCTIONS, References};
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How long the expressions of one field may take together.
-const TIME_MAX: Duration = Duration::from_millis(500);
+pub const TIME_MAX: Duration = Duration::from_millis(500);
 /// How deep an evaluation may go.
 const STACK_DEPTH_MAX: usize = 1_000;
 /// The longest sequence that an expression may build.
@@ -78,6 +78,7 @@ impl Expr {
         let references = Arc::new(References::of(&ast));
         ranges::guard(&mut ast);
         let mut variables: Vec<Box<str>> = Vec::new();
+        let mut known = HashSet::new();
         let mut reads = Reads::default();
         for (at, _) in source.match_indices('$') {
             let rest = &source[at + 1..];
@@ -85,7 +86,7 @@ impl Expr {
             let name = &rest[..end];
             if name == "states" {
                 reads.add(&rest[end..]);
-            } else if !name.is_empty() && !variables.iter().any(|known| **known == *name) {
+            } else if !name.is_empty() && known.insert(name) {
                 variables.push(name.into());
             }
         }

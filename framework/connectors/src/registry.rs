@@ -48,6 +48,19 @@ impl Registry {
         self
     }
 
+    /// The calls that there are connectors for, as `service:action`, in the order of the alphabet.
+    pub fn calls(&self) -> Vec<String> {
+        let mut calls: Vec<String> =
+            self.connectors.keys().map(|(service, action)| format!("{service}:{action}")).collect();
+        calls.sort();
+        calls
+    }
+
+    /// Whether there is a connector for an action of a service.
+    pub fn has(&self, service: &str, action: &str) -> bool {
+        self.find(service, action).is_some()
+    }
+
     fn find(&self, service: &str, action: &str) -> Option<&Arc<dyn Connector>> {
         let found = |action: &str| self.connectors.get(&(service.to_owned(), action.to_owned()));
         found(action).or_else(|| found("*"))
@@ -67,13 +80,10 @@ impl Registry {
     }
 
     fn unknown(&self, call: &Call) -> Failure {
-        let mut known: Vec<String> =
-            self.connectors.keys().map(|(service, action)| format!("{service}:{action}")).collect();
-        known.sort();
         let cause = format!(
             "The service integration '{}' is not supported by this version of Stagepost. It supports {}.",
             call.resource(),
-            known.join(", ")
+            self.calls().join(", ")
         );
         Failure::new(error_names::RUNTIME, cause)
     }

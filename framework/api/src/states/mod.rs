@@ -50,6 +50,9 @@ impl From<Value> for Answered {
 
 macro_rules! operations {
     ($($name:literal => $function:path,)*) => {
+        /// The operations of Step Functions that there are.
+        pub const OPERATIONS: &[&str] = &[$($name,)*];
+
         /// The operation of that name, if it is one.
         pub(crate) fn operation(name: &str) -> Option<&'static str> {
             match name {

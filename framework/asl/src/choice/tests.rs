@@ -221,3 +221,12 @@ fn a_path_that_finds_nothing_fails_in_the_services_words() {
         assert_eq!(matches(rule.clone()), Err(expected.clone()), "{rule}");
     }
 }
+
+#[test]
+fn the_list_of_operators_is_what_is_read() {
+    for name in OPERATORS {
+        assert!(Operator::named(name).is_some_and(|(_, path)| !path), "{name}");
+    }
+    // A name that is near to each.
+    assert!(OPERATORS.iter().all(|name| Operator::named(&format!("{name}s")).is_none()));
+}

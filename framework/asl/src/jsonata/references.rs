@@ -21,6 +21,9 @@ pub struct References {
     pub variables: Vec<Box<str>>,
 }
 
+/// The functions that the service adds to JSONata (developer guide, "JSONata functions provided by Step Functions").
+pub const ADDED_FUNCTIONS: &[&str] = &["hash", "parse", "partition", "random", "range", "uuid"];
+
 /// The functions of JSONata 2.0, and those that the service adds.
 pub const FUNCTIONS: &[&str] = &[
     "abs",

@@ -54,8 +54,42 @@ pub mod codes {
     pub const UNKNOWN_ERROR: &str = "UNKNOWN_ERROR";
     /// Warning, ours: a rule of Retry or Catch never applies, because an earlier one does.
     pub const UNREACHABLE_RULE: &str = "UNREACHABLE_RULE";
-    /// Warning, ours: a service integration that nobody is known to serve.
+    /// Warning, ours: a service integration that this version has no connector for.
+    pub const NO_CONNECTOR: &str = "NO_CONNECTOR";
+    /// Warning, ours: a service integration that the service itself is not known to offer.
     pub const UNKNOWN_SERVICE: &str = "UNKNOWN_SERVICE";
+
+    /// The codes of errors.
+    pub const ERRORS: &[&str] = &[
+        INVALID_JSON,
+        SCHEMA,
+        INVALID_JSONATA,
+        UNSUPPORTED_JSONATA,
+        TARGET,
+        NO_END,
+        DUPLICATE_STATE,
+        STATE_NAME,
+        LABEL,
+        TOO_DEEP,
+        TOO_LARGE,
+        NOT_SUPPORTED_YET,
+    ];
+    /// The codes of warnings.
+    pub const WARNINGS: &[&str] = &[
+        DUPLICATE_FIELD,
+        NO_DOLLAR,
+        STATIC_RESULT,
+        ENDLESS_SCOPE,
+        UNASSIGNED_VARIABLE,
+        NO_PATH,
+        MISSING_DEFAULT,
+        NO_TIMEOUT,
+        NO_TASK_TOKEN,
+        UNKNOWN_ERROR,
+        UNREACHABLE_RULE,
+        NO_CONNECTOR,
+        UNKNOWN_SERVICE,
+    ];
 }
 
 /// What the service answers to a text that is no JSON object; it gives no location for it.
@@ -140,7 +174,8 @@ pub fn express_findings(machine: &StateMachine) -> Vec<Finding> {
                 Some("'.sync' service integration".to_owned())
             }
             IntegrationPattern::WaitForTaskToken => {
-                Some("'.waitForTaskToken' service integration".to_owned())
+                // The service's words end with a space here.
+                Some("'.waitForTaskToken' service integration ".to_owned())
             }
             IntegrationPattern::RequestResponse => None,
         },

@@ -26,6 +26,7 @@ mod variables;
 pub use finding::{Finding, Severity, Spot, codes, express_findings};
 pub use machine::{LONE_STATE, parse, parse_state};
 pub(crate) use node::{Findings, Node};
+pub use states::TYPES;
 
 #[cfg(test)]
 mod tests;

@@ -35,7 +35,8 @@ const WORK: &[&str] = &["ResultSelector", "Retry", "Catch"];
 /// What Task and Parallel states in JSONata have.
 const ARGUMENTS: &[&str] = &["Arguments"];
 
-const TYPES: &[&str] = &["Task", "Wait", "Pass", "Succeed", "Fail", "Choice", "Parallel", "Map"];
+/// The values of `Type`.
+pub const TYPES: &[&str] = &["Task", "Wait", "Pass", "Succeed", "Fail", "Choice", "Parallel", "Map"];
 
 /// Reads what is particular to the state's type.
 pub(super) fn read(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Option<StateKind> {

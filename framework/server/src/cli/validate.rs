@@ -3,7 +3,12 @@
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
-use stagepost_asl::{Finding, Severity, Spot, parse, parse::codes};
+use stagepost_asl::{Finding, Resource, Severity, Spot, StateKind, StateMachine, parse, parse::codes};
+use stagepost_broker::in_process::InProcessBroker;
+use stagepost_connectors::{
+    Registry,
+    aws::{Aws, Settings},
+};
 use stagepost_server::Style;
 
 use super::{
@@ -77,8 +82,39 @@ fn is_yaml(file: &Path) -> bool {
 /// All that is to say about a definition.
 pub(crate) fn findings(text: &str) -> Vec<Finding> {
     match parse(text) {
-        Ok((_, findings)) | Err(findings) => findings,
+        Ok((machine, mut findings)) => {
+            findings.extend(without_connector(&machine));
+            findings
+        }
+        Err(findings) => findings,
     }
+}
+
+/// Tasks that call what nobody in this version serves.
+fn without_connector(machine: &StateMachine) -> Vec<Finding> {
+    let registry = Registry::standard(InProcessBroker::new(), &Aws::new(Settings::default()));
+    let calls = machine.states.iter().filter_map(|state| match &state.kind {
+        StateKind::Task(task) => Some((state, &task.resource)),
+        _ => None,
+    });
+    let unserved = calls.filter_map(|(state, resource)| match resource {
+        Resource::Service { service, action, .. } if !registry.has(service, action) => {
+            Some((state, format!("{service}:{action}")))
+        }
+        _ => None,
+    });
+    unserved
+        .map(|(state, call)| Finding {
+            severity: Severity::Warning,
+            code: codes::NO_CONNECTOR,
+            pointer: format!("{}/Resource", state.pointer),
+            message: format!("This version of Stagepost has no connector for '{call}': the task will fail"),
+            help: Some(
+                "docs/compatibility.md lists those that there are; an activity can make the call".to_owned(),
+            ),
+            spot: None,
+        })
+        .collect()
 }
 
 fn count(findings: &[Finding], severity: Severity) -> usize {
@@ -265,6 +301,21 @@ error[MISSING_TRANSITION_TARGET]: no states
         ] {
             assert_eq!(marks(&text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn calls_that_nobody_serves_are_told() {
+        let task = |resource: &str| {
+            let fields = format!(r#""Type": "Task", "Resource": "arn:aws:states:::{resource}", "End": true"#);
+            findings(&format!(r#"{{"StartAt": "S", "States": {{"S": {{{fields}}}}}}}"#))
+        };
+        assert_eq!(task("lambda:invoke"), []);
+        assert_eq!(task("activity:charge"), []);
+        let found = task("sagemaker:createModel");
+        assert_eq!(
+            (found.len(), found[0].code, found[0].pointer.as_str()),
+            (1, "NO_CONNECTOR", "/States/S/Resource")
+        );
     }
 
     fn text_with_next() -> String {
