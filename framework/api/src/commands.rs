@@ -10,7 +10,7 @@ use stagepost_coordinator::{
 };
 use stagepost_protocol::{
     ExpressStart, Namespace, Report, TaskMessage,
-    shard::{Reply, Start, Stop},
+    shard::{Redrive, Reply, Start, Stop},
 };
 
 /// Requests that are answered after the commit, and Express executions; see [`Client`] and [`Runner`], whose methods
@@ -19,6 +19,7 @@ use stagepost_protocol::{
 pub(crate) trait Commands: Send + Sync + 'static {
     async fn start(&self, start: Start) -> Result<Reply, ClientError>;
     async fn stop(&self, stop: Stop) -> Result<Reply, ClientError>;
+    async fn redrive(&self, redrive: Redrive) -> Result<Reply, ClientError>;
     async fn report(&self, report: Report) -> Result<Reply, ClientError>;
     async fn start_express(&self, start: ExpressStart) -> Result<(), ClientError>;
     async fn run_express(&self, start: ExpressStart) -> Result<Ended, RunError>;
@@ -47,6 +48,10 @@ impl Commands for Coordinators {
 
     async fn stop(&self, stop: Stop) -> Result<Reply, ClientError> {
         self.client.stop(stop).await
+    }
+
+    async fn redrive(&self, redrive: Redrive) -> Result<Reply, ClientError> {
+        self.client.redrive(redrive).await
     }
 
     async fn report(&self, report: Report) -> Result<Reply, ClientError> {

@@ -11,7 +11,7 @@ use stagepost_broker::{Broker, ConsumeOptions, Consumer, QueueSpec};
 use stagepost_protocol::{
     ExecutionId, ExpressStart, Namespace, Report, ReportOutcome, ShardMessage, Shards, TaskMessage,
     TaskToken, TokenKey,
-    shard::{Reply, Start, Stop},
+    shard::{Redrive, Reply, Start, Stop},
     topology::Topology,
 };
 use tokio::{sync::oneshot, task::AbortHandle, time::timeout};
@@ -112,6 +112,11 @@ impl Client {
         let published = timeout(REQUEST_TIMEOUT, publish).await;
         let published = published.map_err(|_| ClientError::Timeout(REQUEST_TIMEOUT))?;
         published.into_iter().try_for_each(|result| Ok(result?))
+    }
+
+    /// Redrives an execution.
+    pub async fn redrive(&self, redrive: Redrive) -> Result<Reply, ClientError> {
+        self.request(redrive.execution.id(), ShardMessage::Redrive(redrive)).await
     }
 
     /// Reports what became of an attempt. A token of another installation is answered without asking anyone.

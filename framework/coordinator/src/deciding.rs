@@ -386,6 +386,7 @@ impl Deciding {
     async fn load(&mut self, taken: &[Taken], wakes: &[ExecutionId]) -> Known {
         let mut wanted: Vec<ExecutionId> = Vec::new();
         let mut seen = HashSet::new();
+        let mut redriven = HashSet::new();
         let mut want = |id: ExecutionId| {
             // What came to the wrong shard is sent on, unseen.
             if self.owns(id) && !self.cache.contains(id) && seen.insert(id) {
@@ -401,6 +402,10 @@ impl Deciding {
                 ShardMessage::Start(start) if start.fresh && !item.redelivered => {}
                 ShardMessage::Start(start) => want(start.execution.id()),
                 ShardMessage::Stop(stop) => want(stop.execution.id()),
+                ShardMessage::Redrive(redrive) => {
+                    redriven.insert(redrive.execution.id());
+                    want(redrive.execution.id());
+                }
             }
         }
         wakes.iter().copied().for_each(want);
@@ -420,7 +425,14 @@ impl Deciding {
                     None => drop(self.suspects.remove(id)),
                     Some(stored) if stored.summary.status != ExecutionStatus::Running => {
                         self.suspects.remove(id);
-                        known.ended.insert(*id, stored.summary);
+                        known.ended.insert(*id, stored.summary.clone());
+                        // A redrive goes on with what it was when it ended.
+                        if redriven.contains(id)
+                            && let Err(reason) = self.replay(*id, stored).await
+                        {
+                            tracing::error!(execution = %id, %reason, "an execution cannot be replayed");
+                            known.broken.insert(*id, reason);
+                        }
                     }
                     Some(stored) => {
                         if let Err(reason) = self.replay(*id, stored).await {
@@ -518,6 +530,7 @@ impl Deciding {
                     wanted
                         .extend(definition.iter().flat_map(|d| d.registered_activities()).map(str::to_owned));
                 }
+                ShardMessage::Redrive(redrive) => ids.push(redrive.execution.id()),
                 ShardMessage::Stop(_) => {}
             }
         }

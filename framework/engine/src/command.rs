@@ -39,6 +39,11 @@ pub enum Input {
     /// The shell lets no execution run longer, as with Express executions after five minutes: it ends as by the
     /// `TimeoutSeconds` of its definition.
     Expire,
+    /// RedriveExecution: an execution that ended without success goes on where it stopped.
+    Redrive {
+        /// A request with the same token as the newest redrive is that one.
+        client_token: Option<String>,
+    },
     /// StopExecution.
     Stop {
         /// The error that it ends with.
@@ -113,6 +118,12 @@ pub enum Ignored {
     AlreadySubmitted,
     /// No deadline has passed.
     NothingDue,
+    /// There is nothing to redrive: the execution runs.
+    NotEnded,
+    /// The execution runs by this very redrive.
+    AlreadyRedriven,
+    /// The execution was redriven too often, or its history is too long to go on.
+    RedrivenTooOften,
 }
 
 /// An effect, as data.

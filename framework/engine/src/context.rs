@@ -86,7 +86,11 @@ pub(crate) fn build(execution: &Execution, step: &Step, extras: &Extras<'_>, nee
     about.insert("RoleArn".into(), origin.role_arn.as_str().into());
     // Express executions cannot be redriven, and the service does not speak of it there.
     if !origin.arn.is_express() {
-        about.insert("RedriveCount".into(), 0.into());
+        let (redrives, redriven_at) = execution.redrives();
+        about.insert("RedriveCount".into(), redrives.into());
+        if let Some(at) = redriven_at {
+            about.insert("RedriveTime".into(), at.to_string().into());
+        }
     }
     let machine = &origin.state_machine;
     let mut context = Map::new();

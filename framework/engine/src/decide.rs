@@ -17,7 +17,7 @@ use crate::{
     execution::Execution,
     history::{EventKind, Failure, HistoryEvent, ScopeId, StateType, TOP_LEVEL},
     live::{Current, DeadlineKind, Phase, Scope, Step},
-    states,
+    redrive, states,
 };
 
 /// A decision that has made so many events stops and leaves the rest to the next wake-up, which is due at once: an
@@ -36,7 +36,7 @@ pub(crate) fn start(execution: &mut Execution, env: &Env<'_>) -> Applied {
 
 /// Decides what an input leads to.
 pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> Outcome {
-    if execution.end().is_some() {
+    if execution.end().is_some() && !matches!(input, Input::Redrive { .. }) {
         return Outcome::Ignored(Ignored::Ended);
     }
     let definition = Arc::clone(execution.definition());
@@ -52,6 +52,7 @@ pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> 
             decider.emit(TOP_LEVEL, 0, EventKind::ExecutionTimedOut(Failure::default()));
             None
         }
+        Input::Redrive { client_token } => redrive::redrive(&mut decider, client_token),
         Input::Stop { error, cause } => {
             decider.emit(TOP_LEVEL, 0, EventKind::ExecutionAborted(Failure::bounded(error, cause)));
             None
@@ -200,7 +201,7 @@ impl<'d> Decider<'d> {
     }
 
     /// Runs everything that can go on.
-    fn run(&mut self, first: Option<Ready>) {
+    pub(crate) fn run(&mut self, first: Option<Ready>) {
         self.ready.extend(first);
         while let Some(ready) = self.ready.pop_front() {
             let mut next = Some(ready);
@@ -212,8 +213,11 @@ impl<'d> Decider<'d> {
 
     fn advance(&mut self, ready: Ready) -> Option<Ready> {
         let (Ready::Enter { scope, .. } | Ready::Retry { scope }) = ready;
-        // A scope that was ready is gone when another branch failed meanwhile, or the execution ended.
+        // A scope that was ready is gone when another branch failed meanwhile.
         self.execution.live.scope(scope)?;
+        if self.execution.live.end.is_some() {
+            return None;
+        }
         if self.execution.last_event_id() >= limits::HISTORY_EVENTS_MAX {
             return self.end_long_history(scope);
         }
@@ -494,7 +498,11 @@ impl<'d> Decider<'d> {
                 self.abort_children(scope, chain);
                 true
             }
-            Phase::Deciding | Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => {
+            Phase::Deciding
+            | Phase::Closed(_)
+            | Phase::Waiting(_)
+            | Phase::Retrying(_)
+            | Phase::Attempting(_) => {
                 // The API has no such event for the other types, and a Parallel or Map state that failed has said so.
                 matches!(state_type, StateType::Task | StateType::Wait)
             }

@@ -176,6 +176,11 @@ impl Execution {
         self.live.scope_of_attempt(event_id).is_some()
     }
 
+    /// How often it was redriven, and when last.
+    pub fn redrives(&self) -> (u32, Option<Timestamp>) {
+        self.live.redriven.as_ref().map_or((0, None), |r| (r.count, Some(r.at)))
+    }
+
     /// When it must be woken at the latest: the earliest of all waits, timeouts, heartbeats and retries. May be now: a
     /// decision of very many events stops and goes on with the next [`Input::Wake`].
     pub fn next_deadline(&self) -> Option<Timestamp> {

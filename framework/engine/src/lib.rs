@@ -18,6 +18,7 @@ pub mod history;
 mod live;
 mod observe;
 pub mod probe;
+mod redrive;
 mod situation;
 mod states;
 

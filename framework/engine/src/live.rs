@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use stagepost_asl::{StateIndex, StateKind, StateMachine};
 use stagepost_protocol::{Payload, Timestamp, limits};
 
+mod redrive;
+
 use crate::{
     execution::End,
     history::{Assigned, EventKind, Failure, HistoryEvent, ScopeId, TOP_LEVEL},
@@ -28,6 +30,9 @@ pub(crate) struct Live {
     /// `TimeoutSeconds` of the definition.
     timeout_at: Option<Timestamp>,
     pub(crate) end: Option<(End, Timestamp)>,
+    /// When it was redriven, and by whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) redriven: Option<Redriven>,
     // What follows is found from the above, and kept beside it so that it is found fast.
     /// Open attempts by the event that scheduled them.
     #[serde(skip)]
@@ -39,6 +44,16 @@ pub(crate) struct Live {
     /// Of the variables in all scopes.
     #[serde(skip)]
     variable_bytes: usize,
+}
+
+/// The newest redrive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Redriven {
+    /// How often the execution was redriven.
+    pub(crate) count: u32,
+    pub(crate) at: Timestamp,
+    /// `clientToken` of the request.
+    pub(crate) client_token: Option<Arc<str>>,
 }
 
 /// When something becomes due, where and what.
@@ -134,7 +149,10 @@ pub(crate) enum Phase {
     /// The end of an attempt.
     Attempting(Attempt),
     /// The branches or iterations.
-    Children(Children),
+    Children(Box<Children>),
+    /// Nothing, only within a decision: the state failed with these. If the execution ends so, a redrive goes on
+    /// with them.
+    Closed(Box<Children>),
 }
 
 /// An open attempt.
@@ -177,6 +195,9 @@ pub(crate) struct Children {
     pub(crate) done: u32,
     /// Scopes that run.
     pub(crate) open: BTreeSet<ScopeId>,
+    /// Iterations that failed or were aborted, which fails the state: for a redrive.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    closed: BTreeSet<ScopeId>,
     pub(crate) results: Vec<Option<Payload>>,
     result_bytes: usize,
     /// More iterations start by a wake-up that is due already.
@@ -200,6 +221,10 @@ impl PartialEq for Items {
 }
 
 impl Children {
+    fn scopes(&self) -> impl Iterator<Item = ScopeId> {
+        self.open.iter().chain(&self.closed).copied()
+    }
+
     fn put(&mut self, index: u32, result: &Payload) -> Result<(), String> {
         match self.results.get_mut(index as usize) {
             Some(place @ None) => *place = Some(result.clone()),
@@ -225,7 +250,7 @@ impl Scope {
                     Phase::Deciding | Phase::Waiting(_) | Phase::Retrying(_) => 0,
                     Phase::Attempting(attempt) => attempt.input.len() + INDEX_BYTES,
                     // The items of a Map state are cached beside its input.
-                    Phase::Children(c) => {
+                    Phase::Children(c) | Phase::Closed(c) => {
                         let given = c.given.as_ref().map_or(0, Payload::len);
                         c.results.len() * 48 + c.result_bytes + step.input.len() + 2 * given
                     }
@@ -246,7 +271,7 @@ impl Scope {
             Current::Between | Current::Done => (None, None),
             Current::ToEnter { due, .. } => (Some((*due, Enter)), None),
             Current::In(step) => match &step.phase {
-                Phase::Deciding => (None, None),
+                Phase::Deciding | Phase::Closed(_) => (None, None),
                 Phase::Waiting(until) => (Some((*until, Wait)), None),
                 Phase::Retrying(due) => (Some((*due, Retry)), None),
                 Phase::Attempting(attempt) => (
@@ -311,6 +336,7 @@ impl Live {
             scopes: BTreeMap::new(),
             timeout_at: None,
             end: None,
+            redriven: None,
             attempts: HashMap::new(),
             deadlines: BTreeSet::new(),
             bytes: 0,
@@ -402,6 +428,10 @@ impl Live {
     fn index(&mut self, id: ScopeId, scope: &Scope) {
         self.bytes += scope.bytes();
         self.variable_bytes += scope.variable_bytes();
+        // What has ended waits for nothing.
+        if self.end.is_some() {
+            return;
+        }
         self.deadlines.extend(scope.deadlines(id));
         if let Some(attempt) = scope.attempt() {
             self.attempts.insert(attempt.scheduled_id, id);
@@ -456,8 +486,8 @@ impl Live {
             if let Some(attempt) = scope.attempt() {
                 self.attempts.remove(&attempt.scheduled_id);
             }
-            if let Some(children) = scope.children() {
-                closing.extend(&children.open);
+            if let Current::In(Step { phase: Phase::Children(c) | Phase::Closed(c), .. }) = &scope.current {
+                closing.extend(c.scopes());
             }
         }
     }
@@ -465,17 +495,15 @@ impl Live {
     /// The step in this scope stops running what runs below it.
     fn close_children(&mut self, id: ScopeId, next: Phase) -> Result<(), String> {
         let previous = self.change(id, |scope| Ok(std::mem::replace(&mut scope.step_mut()?.phase, next)))?;
-        if let Phase::Children(children) = previous {
-            for child in children.open {
-                self.close_scope(child);
-            }
+        if let Phase::Children(children) | Phase::Closed(children) = previous {
+            children.scopes().for_each(|child| self.close_scope(child));
         }
         Ok(())
     }
 
     /// Changes the state by one event.
     pub(crate) fn evolve(&mut self, definition: &StateMachine, event: &HistoryEvent) -> Result<(), String> {
-        if self.end.is_some() {
+        if self.end.is_some() && !matches!(event.kind, EventKind::ExecutionRedriven { .. }) {
             return Err("the execution has ended before it".to_owned());
         }
         let expected = self.last_event_id + u64::from(!event.kind.is_hidden());
@@ -500,6 +528,7 @@ impl Live {
             EventKind::ExecutionAborted(Failure { error, cause }) => {
                 self.finish(End::Aborted { error: error.clone(), cause: cause.clone() }, at)
             }
+            EventKind::ExecutionRedriven { .. } => self.redrive(definition, event),
             EventKind::StateEntered { name, input, .. } => self.enter(definition, event, name, input),
             EventKind::StateExited { output, last, assigned, .. } => {
                 self.leave(scope, id, output, *last, assigned)
@@ -551,7 +580,7 @@ impl Live {
                 self.follow(scope, previous_id)
             }
             EventKind::ParallelStateFailed | EventKind::MapStateFailed => {
-                self.close_children(scope, Phase::Deciding)?;
+                self.change(scope, |s| s.step_mut().map(Step::close))?;
                 self.follow(scope, id)
             }
             EventKind::MapIterationStarted { index, .. } => self.start_iteration(event, *index),
@@ -560,7 +589,7 @@ impl Live {
                 self.follow(map, id)
             }
             EventKind::MapIterationFailed { result, .. } => self.fail_iteration(event, result.as_ref()),
-            EventKind::MapIterationAborted { .. } => self.close_iteration(scope, previous_id).map(|_| ()),
+            EventKind::MapIterationAborted { .. } => self.stop_iteration(scope, previous_id).map(|_| ()),
             EventKind::WaitScheduled { until } => self.change(scope, |s| {
                 s.step_mut()?.phase = Phase::Waiting(*until);
                 Ok(())
@@ -690,12 +719,16 @@ impl Live {
     }
 
     fn fail_iteration(&mut self, event: &HistoryEvent, result: Option<&Payload>) -> Result<(), String> {
-        let (map, index) = self.close_iteration(event.scope, event.previous_id)?;
+        let (map, index) = match result {
+            Some(_) => self.close_iteration(event.scope, event.previous_id)?,
+            None => self.stop_iteration(event.scope, event.previous_id)?,
+        };
         self.change(map, |s| {
             s.chain = event.previous_id;
+            let Some(result) = result else { return Ok(()) };
             let children = s.children_mut()?;
             children.failed += 1;
-            result.map_or(Ok(()), |result| children.put(index, result))
+            children.put(index, result)
         })
     }
 
@@ -710,12 +743,15 @@ impl Live {
         if self.last_event_id == 0 {
             return Err("the execution has not started".to_owned());
         }
+        // A redrive goes on where it stopped.
+        if matches!(end, End::Succeeded(_)) {
+            self.scopes.clear();
+            (self.bytes, self.variable_bytes) = (0, 0);
+        }
         self.end = Some((end, at));
         self.timeout_at = None;
-        self.scopes.clear();
         self.attempts.clear();
         self.deadlines.clear();
-        (self.bytes, self.variable_bytes) = (0, 0);
         Ok(())
     }
 
@@ -727,6 +763,7 @@ impl Live {
         last: bool,
         assigned: &[Assigned],
     ) -> Result<(), String> {
+        self.close_children(scope, Phase::Deciding)?;
         let (parent, index) = self.change(scope, |s| {
             s.step_mut()?;
             s.variables.extend(assigned.iter().map(|a| (Arc::clone(&a.name), a.value.clone())));
@@ -782,7 +819,7 @@ impl Live {
             if !matches!(step.phase, Phase::Deciding | Phase::Retrying(_)) {
                 return Err("its state waits for something else".to_owned());
             }
-            step.phase = Phase::Children(Children {
+            step.phase = Phase::Children(Box::new(Children {
                 is_map,
                 follows: event.id,
                 total,
@@ -792,12 +829,13 @@ impl Live {
                 failed: 0,
                 done: 0,
                 open: BTreeSet::new(),
+                closed: BTreeSet::new(),
                 results: vec![None; total as usize],
                 result_bytes: 0,
                 paused: None,
                 given: None,
                 items: Items::default(),
-            });
+            }));
             Ok(())
         })
     }
@@ -819,18 +857,38 @@ impl Live {
 
     /// Gives the scope of the Map state and the index of the iteration.
     fn close_iteration(&mut self, scope: ScopeId, follows: u64) -> Result<(ScopeId, u32), String> {
+        let found = self.leave_iteration(scope, follows, false)?;
+        self.close_scope(scope);
+        Ok(found)
+    }
+
+    /// As [`Live::close_iteration`], of an iteration whose end fails the state.
+    fn stop_iteration(&mut self, scope: ScopeId, follows: u64) -> Result<(ScopeId, u32), String> {
+        self.leave_iteration(scope, follows, true)
+    }
+
+    fn leave_iteration(
+        &mut self,
+        scope: ScopeId,
+        follows: u64,
+        keep: bool,
+    ) -> Result<(ScopeId, u32), String> {
         let child = self.scopes.get(&scope).ok_or_else(|| format!("there is no scope {scope}"))?;
         let index = child.index;
         let parent = child.parent.ok_or("the top level is no iteration")?;
         self.change(parent, |s| {
             let children = s.children_mut()?;
-            children.open.remove(&scope);
+            if !children.open.remove(&scope) {
+                return Err("the iteration does not run".to_owned());
+            }
+            if keep {
+                children.closed.insert(scope);
+            }
             if children.max_concurrency > 0 {
                 children.follows = follows;
             }
             Ok(())
         })?;
-        self.close_scope(scope);
         Ok((parent, index))
     }
 
@@ -849,7 +907,7 @@ impl Live {
     /// The part of [`Live::check`] that looks at what is stored.
     pub(crate) fn check_scopes(&self) -> Result<(), String> {
         if self.end.is_some() {
-            let clear = self.scopes.is_empty() && self.deadlines.is_empty() && self.attempts.is_empty();
+            let clear = self.deadlines.is_empty() && self.attempts.is_empty();
             return if clear { Ok(()) } else { Err("an ended execution still waits".to_owned()) };
         }
         if self.deadlines.is_empty() && self.attempts.is_empty() {
@@ -866,7 +924,7 @@ impl Live {
                 Current::ToEnter { .. } => {}
                 Current::Between | Current::Done => return Err(format!("scope {id} goes nowhere")),
                 Current::In(step) => match &step.phase {
-                    Phase::Deciding => return Err(format!("scope {id} is undecided")),
+                    Phase::Deciding | Phase::Closed(_) => return Err(format!("scope {id} is undecided")),
                     Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => {}
                     Phase::Children(children) => self.check_children(*id, children)?,
                 },
@@ -883,6 +941,7 @@ impl Live {
             && children.done as usize + children.open.len() == children.next_index as usize
             && children.next_index <= children.total
             && children.done < children.total
+            && children.closed.is_empty()
             && (!children.open.is_empty() || children.paused.is_some())
             && children.open.iter().all(|child| self.scopes.contains_key(child));
         if fits { Ok(()) } else { Err(format!("the branches or iterations in scope {id} do not add up")) }

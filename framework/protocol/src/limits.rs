@@ -8,6 +8,10 @@ pub const DEFINITION_BYTES_MAX: usize = 1024 * 1024;
 pub const HISTORY_EVENTS_WARN: u64 = 10_000;
 /// A history of this many events ends its execution. AWS ends it at 25,000.
 pub const HISTORY_EVENTS_MAX: u64 = 1_000_000;
+/// An execution can be redriven so often.
+pub const REDRIVES_MAX: u32 = 1_000;
+/// How long after its end an execution can be redriven, in milliseconds: 14 days.
+pub const REDRIVABLE_MILLIS: i64 = 14 * 24 * 3_600 * 1_000;
 /// Longest name of a state machine, activity or execution, in characters.
 pub const NAME_CHARS_MAX: usize = 80;
 /// Longest name of an error, in characters.

@@ -69,6 +69,8 @@ pub enum ShardMessage {
     Start(Box<Start>),
     /// Stop an execution. Answered like a start.
     Stop(Stop),
+    /// Let an execution that ended without success go on. Answered like a start.
+    Redrive(Redrive),
 }
 
 /// What became of one attempt.
@@ -208,6 +210,18 @@ pub struct Stop {
     pub parent: Option<TaskToken>,
 }
 
+/// A request to redrive an execution (RedriveExecution).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Redrive {
+    /// Which one.
+    pub execution: ExecutionArn,
+    /// A request that repeats the newest redrive has the same one.
+    pub client_token: String,
+    /// The attempt that started it, which alone may redrive the child of a Map Run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskToken>,
+}
+
 /// The answer to a [`ShardMessage`] that has `reply_to`, sent after the commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -224,6 +238,13 @@ pub enum Reply {
         /// StopDate.
         stopped_at: Timestamp,
     },
+    /// The execution goes on since then; also for a request that repeats its newest redrive.
+    Redriven {
+        /// RedriveDate.
+        redriven_at: Timestamp,
+    },
+    /// The execution cannot be redriven (ExecutionNotRedrivable); the text says why.
+    NotRedrivable(String),
     /// There is no such execution.
     NotFound,
     /// The report was taken.

@@ -266,6 +266,13 @@ impl ApiClient {
         self.call("StopExecution", &request).await.map(drop)
     }
 
+    /// Redrives an execution that ended without success.
+    pub async fn redrive(&self, execution: &ExecutionArn) -> Result<(), CallError> {
+        // Repeated with the same token, the request is the same one.
+        let request = json!({"executionArn": execution, "clientToken": uuid::Uuid::new_v4().to_string()});
+        self.call("RedriveExecution", &request).await.map(drop)
+    }
+
     /// Completes the task of a token.
     pub async fn send_success(&self, token: &str, output: &str) -> Result<(), CallError> {
         self.call("SendTaskSuccess", &json!({"taskToken": token, "output": output})).await.map(drop)

@@ -17,7 +17,7 @@ use std::{ops::Range, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use stagepost_protocol::{
-    ExecutionArn, ExecutionId, Namespace, Parent, Payload, ShardId, StateMachineArn, Timestamp,
+    ExecutionArn, ExecutionId, Namespace, Parent, Payload, ShardId, StateMachineArn, Timestamp, limits,
 };
 
 /// Why the store could not do what it was asked.
@@ -89,6 +89,27 @@ pub enum ExecutionStatus {
     Aborted,
     /// Was redriven and waits to go on.
     PendingRedrive,
+}
+
+impl ExecutionSummary {
+    /// Why the execution cannot be redriven at `now` (`redriveStatusReason` of DescribeExecution), if it cannot. What
+    /// only its history shows is left to the coordinator.
+    pub fn not_redrivable(&self, now: Timestamp) -> Option<String> {
+        let why = match self.status {
+            ExecutionStatus::Failed | ExecutionStatus::TimedOut | ExecutionStatus::Aborted => {
+                let age = self.stopped_at.map_or(0, |at| now.millis_since(at));
+                if age > limits::REDRIVABLE_MILLIS {
+                    "Execution redrivable period exceeded".to_owned()
+                } else if self.redrive_count >= limits::REDRIVES_MAX {
+                    "Execution redrive limit exceeded".to_owned()
+                } else {
+                    return None;
+                }
+            }
+            status => format!("Execution is {}", status.as_str()),
+        };
+        Some(format!("{why} and cannot be redriven"))
+    }
 }
 
 impl ExecutionStatus {
@@ -174,6 +195,19 @@ pub struct EndedExecution {
     pub wake_at: Option<Timestamp>,
 }
 
+/// An execution that had ended without success and goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RedrivenExecution {
+    /// Whose.
+    pub execution: ExecutionId,
+    /// When.
+    pub redriven_at: Timestamp,
+    /// How often by now.
+    pub redrive_count: u32,
+    /// Its next wake-up.
+    pub wake_at: Option<Timestamp>,
+}
+
 /// An execution's state as of a decision, so that a long history need not be replayed from its beginning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
@@ -195,10 +229,12 @@ pub struct Batch {
     /// Decisions, in order, of executions that exist or that `started` holds. One whose (execution, sequence)
     /// exists is a [`Error::Conflict`].
     pub history: Vec<HistoryRow>,
+    /// Executions that go on; before those that end.
+    pub redriven: Vec<RedrivenExecution>,
     /// Executions that end; their wake-ups are gone with it, but for the one that each names.
     pub ended: Vec<EndedExecution>,
     /// Wake-ups that move; `None`: gone, as of each that has ended. Each execution at most once; none that
-    /// `started` or `ended` holds.
+    /// `started`, `redriven` or `ended` holds.
     pub wakes: Vec<(ExecutionId, Option<Timestamp>)>,
     /// Snapshots; each replaces the earlier one of its execution.
     pub snapshots: Vec<Snapshot>,
@@ -209,6 +245,7 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.started.is_empty()
             && self.history.is_empty()
+            && self.redriven.is_empty()
             && self.ended.is_empty()
             && self.wakes.is_empty()
             && self.snapshots.is_empty()
@@ -331,6 +368,8 @@ pub struct ListExecutions {
     pub state_machine: StateMachineArn,
     /// Only with this status.
     pub status: Option<ExecutionStatus>,
+    /// Only those that were redriven, or only those that were not.
+    pub redriven: Option<bool>,
     /// At most so many.
     pub limit: usize,
     /// The `next` of the page before.

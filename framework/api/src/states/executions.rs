@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use stagepost_protocol::{
-    ExecutionArn, Payload,
-    shard::{Reply, Start, Stop},
+    ExecutionArn, ParentKind, Payload,
+    shard::{Redrive, Reply, Start, Stop},
 };
 use stagepost_store::{ExecutionStatus, ExecutionSummary, ListExecutions, StateMachineRow};
 use uuid::Uuid;
@@ -18,6 +18,7 @@ use crate::wire::{
 /// In the order of the service's messages.
 const STATUSES: &[&str] = &["SUCCEEDED", "TIMED_OUT", "PENDING_REDRIVE", "ABORTED", "FAILED", "RUNNING"];
 const TRACE_HEADER: Text = Text::new(0, 256);
+const CLIENT_TOKEN: Text = Text::new(1, 64);
 
 /// What StartExecution and StartSyncExecution ask for.
 struct StartRequest<'a> {
@@ -116,6 +117,25 @@ pub(super) async fn stop(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     }
 }
 
+/// RedriveExecution: an execution that ended without success goes on where it stopped.
+pub(super) async fn redrive(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
+    let arn = m.required_text("executionArn", ARN);
+    let client_token = m.text("clientToken", CLIENT_TOKEN);
+    m.finish()?;
+    let execution = names::execution(arn)?;
+    find(cx, &execution).await?;
+    // A request without a token is repeated by nobody but the broker.
+    let client_token = client_token.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+    let redrive = Redrive { execution: execution.clone(), client_token, parent: None };
+    match cx.api.commands.redrive(redrive).await? {
+        Reply::Redriven { redriven_at } => Ok(json!({ "redriveDate": redriven_at.as_seconds_f64() })),
+        Reply::NotRedrivable(why) => Err(ApiError::new(Code::ExecutionNotRedrivable, why)),
+        Reply::NotFound => Err(missing(&execution)),
+        Reply::Refused(why) => Err(ApiError::validation(why)),
+        other => Err(unexpected("RedriveExecution", &other)),
+    }
+}
+
 /// DescribeExecution.
 pub(super) async fn describe(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let arn = m.required_text("executionArn", ARN);
@@ -126,7 +146,7 @@ pub(super) async fn describe(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     if let Some(trace_header) = &execution.trace_header {
         answer["traceHeader"] = trace_header.as_str().into();
     }
-    show_redrive(&mut answer, execution.status);
+    show_redrive(&mut answer, &execution);
     if metadata_only {
         return Ok(answer);
     }
@@ -145,15 +165,14 @@ pub(super) async fn describe(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     Ok(answer)
 }
 
-fn show_redrive(answer: &mut Value, status: ExecutionStatus) {
-    match status {
-        ExecutionStatus::Failed | ExecutionStatus::Aborted | ExecutionStatus::TimedOut => {
-            answer["redriveStatus"] = "REDRIVABLE".into();
-        }
-        ExecutionStatus::Running | ExecutionStatus::Succeeded | ExecutionStatus::PendingRedrive => {
+fn show_redrive(answer: &mut Value, execution: &ExecutionSummary) {
+    let of_map_run = execution.parent.as_ref().is_some_and(|p| matches!(p.kind, ParentKind::MapItem { .. }));
+    match execution.not_redrivable(super::now()) {
+        None if of_map_run => answer["redriveStatus"] = "REDRIVABLE_BY_MAP_RUN".into(),
+        None => answer["redriveStatus"] = "REDRIVABLE".into(),
+        Some(why) => {
             answer["redriveStatus"] = "NOT_REDRIVABLE".into();
-            let reason = format!("Execution is {} and cannot be redriven", status.as_str());
-            answer["redriveStatusReason"] = reason.into();
+            answer["redriveStatusReason"] = why.into();
         }
     }
 }
@@ -179,14 +198,12 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     if machine.is_express() {
         return Err(express::wrong_type());
     }
-    let listing = format!("ListExecutions {} {}", machine.arn, status.unwrap_or(""));
+    let shown = redrive.unwrap_or("");
+    let listing = format!("ListExecutions {} {} {shown}", machine.arn, status.unwrap_or(""));
     let after = page::after(&listing, token)?;
-    // Nothing has been redriven yet.
-    if redrive == Some("REDRIVEN") {
-        return Ok(json!({ "executions": [] }));
-    }
     let status = status.and_then(ExecutionStatus::parse);
-    let query = ListExecutions { state_machine: machine.arn, status, limit, after };
+    let redriven = redrive.map(|redrive| redrive == "REDRIVEN");
+    let query = ListExecutions { state_machine: machine.arn, status, redriven, limit, after };
     let found = cx.api.reader.executions(&query).await?;
     let items: Vec<Value> = found.items.iter().map(item).collect();
     let mut answer = json!({ "executions": items });
@@ -204,8 +221,11 @@ fn item(execution: &ExecutionSummary) -> Value {
         "name": execution.arn.name,
         "status": execution.status.as_str(),
         "startDate": execution.started_at.as_seconds_f64(),
-        "redriveCount": 0,
+        "redriveCount": execution.redrive_count,
     });
+    if let Some(redriven_at) = execution.redriven_at {
+        item["redriveDate"] = redriven_at.as_seconds_f64().into();
+    }
     if let Some(stopped_at) = execution.stopped_at {
         item["stopDate"] = stopped_at.as_seconds_f64().into();
     }

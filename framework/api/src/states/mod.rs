@@ -87,6 +87,7 @@ operations! {
     "ListExecutions" => executions::list,
     "ListStateMachines" => state_machines::list,
     "ListTagsForResource" => tags::list,
+    "RedriveExecution" => executions::redrive,
     "SendTaskFailure" => tasks::send_failure,
     "SendTaskHeartbeat" => tasks::send_heartbeat,
     "SendTaskSuccess" => tasks::send_success,

@@ -14,7 +14,7 @@ use stagepost_coordinator::{
 use stagepost_engine::End;
 use stagepost_protocol::{
     ExecutionId, ExpressStart, Namespace, Payload, Report, StateMachineArn, TaskMessage, Timestamp,
-    shard::{Reply, Start, Stop},
+    shard::{Redrive, Reply, Start, Stop},
 };
 use stagepost_store::{
     ActivityRow, DefinitionRow, ExecutionStatus, ExecutionSummary, HistoryRow, ListExecutions, Page, Reader,
@@ -74,7 +74,9 @@ impl Reader for Memory {
     async fn executions(&self, query: &ListExecutions) -> Result<Page<ExecutionSummary>> {
         let tables = self.tables();
         let wanted = |e: &&ExecutionSummary| {
-            e.state_machine == query.state_machine && query.status.is_none_or(|s| s == e.status)
+            e.state_machine == query.state_machine
+                && query.status.is_none_or(|s| s == e.status)
+                && query.redriven.is_none_or(|r| r == (e.redrive_count > 0))
         };
         let all: Vec<_> = tables.executions.iter().rev().filter(wanted).cloned().collect();
         let keyed: Vec<_> = all.into_iter().enumerate().map(|(i, e)| (format!("{i:04}"), e)).collect();
@@ -227,6 +229,22 @@ impl Commands for Memory {
             redriven_at: None,
         });
         Ok(Reply::Started { started_at })
+    }
+
+    async fn redrive(&self, redrive: Redrive) -> Result<Reply, ClientError> {
+        let mut tables = self.tables();
+        let id = redrive.execution.id();
+        let Some(execution) = tables.executions.iter_mut().find(|e| e.id == id) else {
+            return Ok(Reply::NotFound);
+        };
+        let redriven_at = Timestamp::from_millis(4_000_000);
+        if let Some(why) = execution.not_redrivable(redriven_at) {
+            return Ok(Reply::NotRedrivable(why));
+        }
+        execution.status = ExecutionStatus::Running;
+        (execution.stopped_at, execution.error, execution.cause) = (None, None, None);
+        (execution.redrive_count, execution.redriven_at) = (execution.redrive_count + 1, Some(redriven_at));
+        Ok(Reply::Redriven { redriven_at })
     }
 
     async fn stop(&self, stop: Stop) -> Result<Reply, ClientError> {

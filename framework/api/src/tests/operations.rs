@@ -118,7 +118,8 @@ async fn an_execution_is_started_described_listed_and_stopped() {
         ("error", json!("E")),
         ("cause", json!("c")),
         ("stopDate", json!(2000.25)),
-        ("redriveStatus", json!("REDRIVABLE")),
+        ("redriveStatus", json!("NOT_REDRIVABLE")),
+        ("redriveStatusReason", json!("Execution redrivable period exceeded and cannot be redriven")),
     ] {
         assert_eq!(stopped[name], value, "{name}");
     }
@@ -149,6 +150,31 @@ async fn an_execution_is_started_described_listed_and_stopped() {
     );
     assert_eq!(s.ok("ListExecutions", list(Value::Null)).await["executions"].as_array().unwrap().len(), 2);
     assert_eq!(s.ok("ListExecutions", list("RUNNING".into())).await, json!({ "executions": [] }));
+}
+
+#[tokio::test]
+async fn a_stopped_execution_is_redriven() {
+    let s = Server::new();
+    let machine = s.machine("m").await;
+    for name in ["one", "two"] {
+        s.ok("StartExecution", json!({ "stateMachineArn": machine, "name": name })).await;
+    }
+    let arn = format!("{BASE}:execution:m:one");
+    let refused = s.call("RedriveExecution", json!({ "executionArn": arn })).await.unwrap_err();
+    let why = "Execution is RUNNING and cannot be redriven";
+    assert_eq!(refused, ("ExecutionNotRedrivable".to_owned(), why.to_owned()));
+    s.ok("StopExecution", json!({ "executionArn": arn })).await;
+    let request = json!({ "executionArn": arn, "clientToken": "t" });
+    assert_eq!(s.ok("RedriveExecution", request).await, json!({ "redriveDate": 4000.0 }));
+    let described = s.ok("DescribeExecution", json!({ "executionArn": arn })).await;
+    assert_eq!((&described["status"], &described["redriveCount"]), (&json!("RUNNING"), &json!(1)));
+    assert_eq!(described["redriveDate"], 4000.0);
+    for (filter, name) in [("REDRIVEN", "one"), ("NOT_REDRIVEN", "two")] {
+        let request = json!({ "stateMachineArn": machine, "redriveFilter": filter });
+        let listed = s.ok("ListExecutions", request).await;
+        assert_eq!(listed["executions"].as_array().unwrap().len(), 1, "{filter}");
+        assert_eq!(listed["executions"][0]["name"], name);
+    }
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ codes! {
     ActivityDoesNotExist "com.amazonaws.states" BAD_REQUEST "Activity Does Not Exist",
     ExecutionAlreadyExists "com.amazonaws.states" BAD_REQUEST "Execution Already Exists",
     ExecutionDoesNotExist "com.amazonaws.states" BAD_REQUEST "Execution Does Not Exist",
+    ExecutionNotRedrivable "com.amazonaws.states" BAD_REQUEST "Execution Not Redrivable",
     InvalidArn "com.amazonaws.states" BAD_REQUEST "Invalid Arn",
     InvalidDefinition "com.amazonaws.states" BAD_REQUEST "Invalid State Machine Definition",
     InvalidExecutionInput "com.amazonaws.states" BAD_REQUEST "Invalid State Machine Execution Input",

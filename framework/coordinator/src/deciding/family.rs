@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use stagepost_engine::Origin;
 use stagepost_protocol::{
     ExecutionArn, ExecutionId, Parent, ParentKind, Payload, Report, ReportOutcome, ShardMessage,
-    StateMachineArn, Timestamp, error_names,
+    StateMachineArn, Timestamp, error_names, shard::Redrive,
 };
 use stagepost_store::{EndedExecution, ExecutionStatus, ExecutionSummary};
 
@@ -28,7 +28,7 @@ pub(super) struct Child<'a> {
 
 impl<'a> Child<'a> {
     /// The child that has just ended; `None` if nobody waits for it.
-    pub(super) fn of(origin: &'a Origin, end: &'a EndedExecution) -> Option<Child<'a>> {
+    pub(super) fn of(origin: &'a Origin, end: &'a EndedExecution, redrive_count: u32) -> Option<Child<'a>> {
         Some(Child {
             parent: origin.parent.as_ref()?,
             arn: &origin.arn,
@@ -40,7 +40,7 @@ impl<'a> Child<'a> {
             output: end.output.as_ref(),
             error: end.error.as_deref(),
             cause: end.cause.as_deref(),
-            redrive_count: 0,
+            redrive_count,
         })
     }
 
@@ -122,6 +122,15 @@ impl<'a> Child<'a> {
     }
 }
 
+/// Why a request to redrive may not: the children of a Map Run are redriven by it alone.
+pub(super) fn redriven_by_its_parent(origin: &Origin, redrive: &Redrive) -> Option<String> {
+    let parent = origin.parent.as_ref()?;
+    let of_map_run = matches!(parent.kind, ParentKind::MapItem { .. });
+    let why =
+        "Execution is a child of a Map Run and can be redriven only by redriving the Map Run's execution";
+    (of_map_run && redrive.parent.as_ref() != Some(&parent.token)).then(|| why.to_owned())
+}
+
 impl Round<'_> {
     /// Sends the end of a child to the shard of its parent.
     pub(super) fn tell_parent(&mut self, report: Report) {
@@ -152,7 +161,8 @@ impl Round<'_> {
 
     /// What follows from an end is published: the wake-up that stood for it may go.
     pub(super) fn forget_end(&mut self, id: ExecutionId) {
-        if self.deciding.owns(id) {
+        // Not if it goes on by a redrive.
+        if self.deciding.owns(id) && !self.deciding.cache.contains(id) {
             self.wakes.insert(id, None);
         }
     }

@@ -8,9 +8,11 @@ use stagepost_engine::{
 };
 use stagepost_protocol::{
     ExecutionId, Message, Report, ShardId, ShardMessage, Timestamp, limits,
-    shard::{Reply, Start, Stop},
+    shard::{Redrive, Reply, Start, Stop},
 };
-use stagepost_store::{EndedExecution, ExecutionStatus, HistoryRow, Lease, NewExecution, Snapshot};
+use stagepost_store::{
+    EndedExecution, ExecutionStatus, HistoryRow, Lease, NewExecution, RedrivenExecution, Snapshot,
+};
 
 use super::{Deciding, FACTS_MAX, Known, Taken, family, snapshot_payload};
 use crate::{cache::Entry, dispatch, metrics::add, pipeline::Decided};
@@ -25,6 +27,7 @@ const SNAPSHOT_BYTES_PER_EVENT: usize = 100;
 struct Touched {
     events: Vec<HistoryEvent>,
     started: Option<Box<Start>>,
+    redriven: bool,
     /// Something of it came with a message that the broker may lose, or with none.
     volatile: bool,
 }
@@ -41,6 +44,8 @@ pub(super) struct Round<'a> {
     pub(super) wakes: HashMap<ExecutionId, Option<Timestamp>>,
     /// What is decided now came with a message that the broker may lose, or with none: [`Touched::volatile`].
     volatile: bool,
+    /// Executions that were to be redriven and may not.
+    refused: Vec<ExecutionId>,
 }
 
 /// 64 random bits.
@@ -73,6 +78,7 @@ impl<'a> Round<'a> {
             concerned: HashSet::new(),
             wakes: HashMap::new(),
             volatile: false,
+            refused: Vec::new(),
         }
     }
 
@@ -84,6 +90,7 @@ impl<'a> Round<'a> {
             ShardMessage::Reports(_) => None,
             ShardMessage::Start(start) => Some(start.execution.id()),
             ShardMessage::Stop(stop) => Some(stop.execution.id()),
+            ShardMessage::Redrive(redrive) => Some(redrive.execution.id()),
         };
         if let Some(home) = id.map(|id| shards.of(id)).filter(|home| *home != shard) {
             return self.send_on(home, &message, reply);
@@ -106,6 +113,7 @@ impl<'a> Round<'a> {
                 Some(answer)
             }
             ShardMessage::Stop(stop) => Some(self.stop(stop, redelivered)),
+            ShardMessage::Redrive(redrive) => Some(self.redrive(redrive, redelivered)),
         };
         if let (Some(answer), Some((reply_to, correlation_id))) = (answer, reply) {
             self.decided.replies.push(answer.encode(&reply_to, &correlation_id));
@@ -173,6 +181,10 @@ impl<'a> Round<'a> {
                         Reply::Accepted
                     }
                     Ignored::AttemptClosed | Ignored::Ended => Reply::TaskTimedOut,
+                    // Nothing that a report leads to.
+                    Ignored::NotEnded | Ignored::AlreadyRedriven | Ignored::RedrivenTooOften => {
+                        Reply::Accepted
+                    }
                     Ignored::UnknownAttempt => Reply::TaskDoesNotExist,
                 }
             }
@@ -267,6 +279,55 @@ impl<'a> Round<'a> {
         }
         let end = self.deciding.cache.get(id).and_then(|e| e.execution.end());
         Reply::Stopped { stopped_at: end.map_or(self.now, |(_, at)| at) }
+    }
+
+    fn redrive(&mut self, redrive: Redrive, redelivered: bool) -> Reply {
+        let id = redrive.execution.id();
+        if let Some(reason) = self.known.broken.get(&id) {
+            return Reply::Refused(reason.clone());
+        }
+        let Some(entry) = self.deciding.cache.get(id) else { return Reply::NotFound };
+        let refused = self.known.ended.get(&id).and_then(|summary| summary.not_redrivable(self.now));
+        let refused = refused.or_else(|| family::redriven_by_its_parent(entry.execution.origin(), &redrive));
+        if let Some(why) = refused {
+            self.refused.push(id);
+            return Reply::NotRedrivable(why);
+        }
+        let ignored = self.decide(id, Input::Redrive { client_token: Some(redrive.client_token) });
+        let redriven_at = self.deciding.cache.get(id).and_then(|e| e.execution.redrives().1);
+        let redriven_at = redriven_at.unwrap_or(self.now);
+        match ignored {
+            None => {
+                self.known.ended.remove(&id);
+                self.touch(id).redriven = true;
+                Reply::Redriven { redriven_at }
+            }
+            Some(Ignored::AlreadyRedriven) => {
+                if redelivered {
+                    self.republish(id);
+                }
+                Reply::Redriven { redriven_at }
+            }
+            Some(ignored) => {
+                self.refused.push(id);
+                let why = match ignored {
+                    Ignored::Ended => "Execution is SUCCEEDED",
+                    Ignored::RedrivenTooOften => "Execution history event limit exceeded",
+                    _ => "Execution is RUNNING",
+                };
+                Reply::NotRedrivable(format!("{why} and cannot be redriven"))
+            }
+        }
+    }
+
+    /// Forgets executions that were loaded for a redrive that is refused.
+    fn forget_refused(&mut self) {
+        for id in std::mem::take(&mut self.refused) {
+            let ended = |e: &Entry| e.execution.end().is_some() && e.in_flight == 0;
+            if self.deciding.cache.get(id).is_some_and(ended) {
+                self.deciding.cache.remove(id);
+            }
+        }
     }
 
     /// A wake-up fired: what is due happens, and what an earlier owner may not have published is published.
@@ -390,6 +451,7 @@ impl<'a> Round<'a> {
                 self.write(id, touched);
             }
         }
+        self.forget_refused();
         self.decided.batch.wakes.extend(std::mem::take(&mut self.wakes));
         self.leases();
     }
@@ -426,15 +488,16 @@ impl<'a> Round<'a> {
         let fragile = touched.volatile && entry.execution.origin().parent.is_some();
         let from = entry.stored_wake;
         let next = entry.execution.next_deadline();
-        let to = match (&end, &touched.started) {
+        let begins = touched.started.is_some() || touched.redriven;
+        let to = match (&end, begins) {
             (Some(_), _) => fragile.then(|| self.now.plus_millis(guard)),
             // In case that what it leads to is never published.
-            (None, Some(_)) => {
+            (None, true) => {
                 let guard = self.now.plus_millis(guard);
                 Some(next.map_or(guard, |at| at.min(guard)))
             }
             // Earlier at once, later when it fires.
-            (None, None) => match (from, next) {
+            (None, false) => match (from, next) {
                 (Some(from), Some(next)) => Some(from.min(next)),
                 (from, next) => from.or(next),
             },
@@ -445,6 +508,11 @@ impl<'a> Round<'a> {
         let fired = to == from && to.is_some_and(|at| at <= self.now);
         if !fired || next.is_some_and(|at| at <= self.now) {
             self.deciding.wakes.moved(id, from, to);
+        }
+        if touched.redriven {
+            let (redrive_count, redriven_at) = entry.execution.redrives();
+            let redriven_at = redriven_at.unwrap_or(self.now);
+            batch.redriven.push(RedrivenExecution { execution: id, redriven_at, redrive_count, wake_at: to });
         }
         if let Some(start) = touched.started {
             batch.started.push(NewExecution {
@@ -459,14 +527,15 @@ impl<'a> Round<'a> {
                 trace_header: start.trace_header,
                 parent: start.parent,
             });
-        } else if to != from && end.is_none() {
+        } else if to != from && end.is_none() && !touched.redriven {
             self.wakes.insert(id, to);
         }
         match end {
             Some(end) => {
                 add(&self.deciding.shared.metrics.executions_ended, 1);
                 self.wakes.remove(&id);
-                let child = family::Child::of(entry.execution.origin(), &end);
+                let redrives = entry.execution.redrives().0;
+                let child = family::Child::of(entry.execution.origin(), &end, redrives);
                 let report = child.and_then(|child| child.report());
                 batch.ended.push(EndedExecution { wake_at: to, ..end });
                 self.decided.ended.push(id);

@@ -7,9 +7,9 @@ use stagepost_broker::{Broker, ConsumeOptions, QueueSpec, in_process::InProcessB
 use stagepost_coordinator::{Client, Coordinator, Options, Parts, installation_token_key};
 use stagepost_engine::{End, Execution, Origin, history};
 use stagepost_protocol::{
-    ExecutionArn, Namespace, Payload, Report, ReportOutcome, ShardMessage, Shards, StateMachineArn,
-    TaskMessage, Timestamp, TokenKey,
-    shard::{Reply, Start, Stop},
+    ExecutionArn, Namespace, Parent, ParentKind, Payload, Report, ReportOutcome, ShardMessage, Shards,
+    StateMachineArn, TaskMessage, Timestamp, TokenKey,
+    shard::{Redrive, Reply, Start, Stop},
     topology::Topology,
 };
 use stagepost_store::{
@@ -19,7 +19,10 @@ use tokio::task::JoinHandle;
 
 use crate::chaos::{Dice, FaultyBroker, FaultyStore};
 
-const ACTIVITIES: [&str; 2] = ["inc", "flaky"];
+/// `spawn` starts a child and leaves it to the child to report.
+const ACTIVITIES: [&str; 3] = ["inc", "flaky", "spawn"];
+/// State machines that only parents start.
+const CHILDREN: [&str; 3] = ["child-quick", "child-steps", "child-expires"];
 /// A request is repeated after so long.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// All must be over by then.
@@ -49,6 +52,10 @@ fn machines() -> BTreeMap<&'static str, Value> {
     timeout["Catch"] =
         json!([{ "ErrorEquals": ["States.Timeout"], "ResultPath": "$.error", "Next": "After" }]);
     let after = json!({ "Type": "Pass", "Result": "late", "End": true });
+    let mut parent = task("spawn", None);
+    parent["ResultSelector"] = json!({ "of.$": "$.Output" });
+    parent["Catch"] = json!([{ "ErrorEquals": ["States.TaskFailed"], "Next": "After" }]);
+    let failed = json!({ "Type": "Pass", "Result": "the child failed", "End": true });
     BTreeMap::from([
         ("sequence", sequence),
         (
@@ -68,6 +75,17 @@ fn machines() -> BTreeMap<&'static str, Value> {
         ),
         ("retry", json!({ "StartAt": "F", "States": { "F": flaky } })),
         ("timeout", json!({ "StartAt": "T", "States": { "T": timeout, "After": after } })),
+        ("again", json!({ "StartAt": "F", "States": { "F": task("flaky", None) } })),
+        ("parent", json!({ "StartAt": "P", "States": { "P": parent, "After": failed } })),
+        ("child-quick", json!({ "StartAt": "Q", "States": { "Q": { "Type": "Pass", "End": true } } })),
+        (
+            "child-steps",
+            json!({ "StartAt": "I", "States": { "I": task("inc", Some("J")), "J": task("inc", None) } }),
+        ),
+        (
+            "child-expires",
+            json!({ "StartAt": "N", "TimeoutSeconds": 1, "States": { "N": task("nobody", None) } }),
+        ),
         ("stopped", json!({ "StartAt": "S", "States": { "S": task("nobody", None) } })),
     ])
 }
@@ -90,7 +108,12 @@ fn output(machine: &str, n: u64) -> Option<Value> {
             Some(items.as_array().unwrap().iter().map(|i| json!(i.as_u64().unwrap() + 1)).collect())
         }
         "wait" => Some(json!(n + 1)),
-        "retry" => Some(json!(n)),
+        "retry" | "again" => Some(json!(n)),
+        "parent" => Some(match n % 3 {
+            0 => json!({ "of": n }),
+            1 => json!({ "of": n + 2 }),
+            _ => json!("the child failed"),
+        }),
         "timeout" => Some(json!("late")),
         _ => None,
     }
@@ -189,7 +212,9 @@ impl Rig {
         for name in ACTIVITIES {
             let queue = self.topology.activity(&Namespace::default(), name);
             self.broker.declare(&[QueueSpec::ours(&queue)]).await.unwrap();
-            self.workers.push(tokio::spawn(work(self.broker.clone(), queue, name, self.dice.clone())));
+            let (topology, shards) = (self.topology.clone(), self.options.shards);
+            let worker = work(self.broker.clone(), queue, name, self.dice.clone(), topology, shards);
+            self.workers.push(tokio::spawn(worker));
         }
     }
 
@@ -203,7 +228,7 @@ impl Rig {
 
     /// Starts so many executions, some twice, all at once, and returns when all are accepted.
     pub(crate) async fn start(&mut self, count: u64) {
-        let names: Vec<&str> = machines().into_keys().collect();
+        let names: Vec<&str> = machines().into_keys().filter(|name| !CHILDREN.contains(name)).collect();
         let mut starts = Vec::new();
         for n in self.started.len() as u64..self.started.len() as u64 + count {
             let name = names[self.dice.below(names.len() as u64) as usize];
@@ -260,6 +285,30 @@ impl Rig {
             }
         });
         futures_util::future::join_all(stops).await;
+    }
+
+    /// What failed and is to be redriven is, once, however often it is asked for.
+    pub(crate) async fn redrive_those_to_redrive(&self) {
+        let redrives = self.started.iter().filter(|(_, name, _)| *name == "again").map(|(arn, _, _)| {
+            let redrive = Redrive { execution: arn.clone(), client_token: "once".into(), parent: None };
+            async move {
+                let deadline = tokio::time::Instant::now() + PATIENCE;
+                loop {
+                    match tokio::time::timeout(ANSWER_MAX, self.client.redrive(redrive.clone())).await {
+                        Ok(Ok(Reply::Redriven { .. })) => return,
+                        // It has not failed yet, or an answer got lost and it succeeded meanwhile.
+                        Ok(Ok(Reply::NotRedrivable(why))) if why.contains("SUCCEEDED") => return,
+                        Ok(Ok(Reply::NotRedrivable(why))) if why.contains("RUNNING") => {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
+                        Ok(other) => panic!("{other:?}"),
+                        Err(_) => {}
+                    }
+                    assert!(tokio::time::Instant::now() < deadline, "{} is not redriven", redrive.execution);
+                }
+            }
+        });
+        futures_util::future::join_all(redrives).await;
     }
 
     pub(crate) async fn all_end(&self) {
@@ -328,7 +377,14 @@ fn machine(name: &str) -> StateMachineArn {
 }
 
 /// Answers tasks, many to a message; now and then it forgets what it took, or answers twice.
-async fn work(broker: Arc<dyn Broker>, queue: String, activity: &'static str, dice: Arc<Dice>) {
+async fn work(
+    broker: Arc<dyn Broker>,
+    queue: String,
+    activity: &'static str,
+    dice: Arc<Dice>,
+    topology: Topology,
+    shards: Shards,
+) {
     let mut consumer = broker.consume(&queue, ConsumeOptions { prefetch: 64 }).await.unwrap();
     let acker = consumer.acker();
     while let Some(deliveries) = consumer.next(32).await {
@@ -341,6 +397,15 @@ async fn work(broker: Arc<dyn Broker>, queue: String, activity: &'static str, di
             }
             done.push(delivery.tag);
             let task = TaskMessage::decode(&queue, &delivery.body, &delivery.properties).unwrap();
+            if activity == "spawn" {
+                let start = child(&task);
+                let queue = topology.shard(shards.of(start.execution.id()));
+                let start = ShardMessage::Start(Box::new(start)).encode(queue, None);
+                for published in broker.publish(vec![start]).await {
+                    published.unwrap();
+                }
+                continue;
+            }
             let report = Report {
                 token: task.token.clone(),
                 worker: Some("w".into()),
@@ -361,6 +426,22 @@ async fn work(broker: Arc<dyn Broker>, queue: String, activity: &'static str, di
         for tag in done {
             acker.ack(tag).await;
         }
+    }
+}
+
+/// The start of the child of an attempt, the same however often the task comes.
+fn child(task: &TaskMessage) -> Start {
+    let n = task.input.read::<u64>().unwrap();
+    let name = CHILDREN[(n % 3) as usize];
+    Start {
+        execution: machine(name).execution(&task.attempt_id),
+        state_machine: machine(name),
+        definition_id: name.into(),
+        role_arn: "r".into(),
+        input: task.input.clone(),
+        trace_header: None,
+        fresh: false,
+        parent: Some(Parent { token: task.token.clone(), kind: ParentKind::Sync2 }),
     }
 }
 

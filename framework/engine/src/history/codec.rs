@@ -125,6 +125,7 @@ const fn code(kind: &EventKind) -> u8 {
         EventKind::Yielded { .. } => 38,
         EventKind::MapPaused => 39,
         EventKind::EvaluationFailed { .. } => 40,
+        EventKind::ExecutionRedriven { .. } => 60,
     }
 }
 
@@ -293,6 +294,10 @@ impl<'a> Writer<'a> {
             EventKind::TaskFailed { service, failure } | EventKind::TaskTimedOut { service, failure } => {
                 self.service(service);
                 self.failure(failure);
+            }
+            EventKind::ExecutionRedriven { count, client_token } => {
+                self.number(u64::from(*count));
+                self.optional_string(client_token.as_deref());
             }
             EventKind::ParallelStateStarted { branches } => self.number(u64::from(*branches)),
             EventKind::MapStateStarted { length, max_concurrency, tolerated_failures, items } => {
@@ -524,6 +529,7 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
                 assigned: self.assigned()?,
             },
             8 => EventKind::StateAborted { state_type: self.state_type()? },
+            60 => EventKind::ExecutionRedriven { count: self.required()?, client_token: self.required()? },
             9 => EventKind::ActivityScheduled {
                 resource: self.required()?,
                 input: self.payload()?,

@@ -74,6 +74,9 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
         EventKind::ExecutionFailed(failure) => ("ExecutionFailed", new().failure(failure)),
         EventKind::ExecutionTimedOut(failure) => ("ExecutionTimedOut", new().failure(failure)),
         EventKind::ExecutionAborted(failure) => ("ExecutionAborted", new().failure(failure)),
+        EventKind::ExecutionRedriven { count, .. } => {
+            ("ExecutionRedriven", new().with("redriveCount", *count))
+        }
         EventKind::StateEntered { state_type, name, input } => {
             let details = new().with("name", &**name).data("input", input, data);
             let key = "stateEnteredEventDetails".to_owned();

@@ -157,6 +157,13 @@ pub enum EventKind {
     ExecutionTimedOut(Failure),
     /// It was stopped.
     ExecutionAborted(Failure),
+    /// It goes on where it stopped.
+    ExecutionRedriven {
+        /// How often it has been redriven by now.
+        count: u32,
+        /// `clientToken` of the request. Hidden.
+        client_token: Option<Arc<str>>,
+    },
     /// `TaskStateEntered` and its siblings.
     StateEntered {
         /// The type of the state.

@@ -198,7 +198,7 @@ pub(crate) fn start_iterations(decider: &mut Decider<'_>, scope: ScopeId, map: &
     None
 }
 
-fn iteration_input(
+pub(crate) fn iteration_input(
     decider: &mut Decider<'_>,
     scope: ScopeId,
     map: &MapState,

@@ -1,6 +1,7 @@
 //! Parallel: runs its branches side by side, each in a scope of its own.
 
 use stagepost_asl::ParallelState;
+use stagepost_protocol::Payload;
 
 use crate::{
     decide::{Decider, Ready, StateFailure},
@@ -9,9 +10,7 @@ use crate::{
 };
 
 pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, parallel: &ParallelState) -> Option<Ready> {
-    let evaluation = decider.evaluation(scope);
-    let input = evaluation.parameters(parallel.parameters.as_ref()).and_then(|doc| evaluation.bounded(doc));
-    let input = match input {
+    let input = match branch_input(decider, scope, parallel) {
         Ok(input) => input,
         Err(failure) => return decider.fail(scope, failure),
     };
@@ -22,6 +21,16 @@ pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, parallel: &Parall
         decider.go_on_later(Ready::Enter { scope: branch, state: *state, input: input.clone() });
     }
     if branches == 0 { complete(decider, scope, parallel) } else { None }
+}
+
+/// What every branch is given.
+pub(crate) fn branch_input(
+    decider: &Decider<'_>,
+    scope: ScopeId,
+    parallel: &ParallelState,
+) -> Result<Payload, StateFailure> {
+    let evaluation = decider.evaluation(scope);
+    evaluation.parameters(parallel.parameters.as_ref()).and_then(|doc| evaluation.bounded(doc))
 }
 
 /// The last state of a branch was left, which has closed the branch.

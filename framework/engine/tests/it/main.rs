@@ -5,5 +5,6 @@
 mod histories;
 mod hostile;
 mod random;
+mod redrive;
 mod support;
 mod variables;

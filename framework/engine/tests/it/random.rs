@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use stagepost_engine::{Command, Execution, Input};
+use stagepost_engine::{Command, End, Execution, Ignored, Input};
 use stagepost_protocol::{ReportOutcome, Timestamp};
 
 use crate::support::{Run, machine, payload};
@@ -327,6 +327,25 @@ proptest! {
         }
         finish(&mut run);
         chain_holds(&run);
+        prop_assert!(run.pending().is_empty());
+        // What ended without success goes on as if it had never stopped, as often as it takes.
+        for _ in 0..3 {
+            let redriven = run.decide(Input::Redrive { client_token: None });
+            if matches!(run.execution.end(), Some((End::Succeeded(_), _))) {
+                prop_assert_eq!(redriven, Err(Ignored::Ended));
+                break;
+            }
+            redriven.unwrap();
+            let mut choices = Choices { bytes: &actions, at: 0 };
+            while choices.at < actions.len() / 2 && run.execution.end().is_none() {
+                act(&mut run, &mut choices);
+            }
+            if run.execution.end().is_none() {
+                run.decide(Input::Stop { error: None, cause: None }).unwrap();
+            }
+            chain_holds(&run);
+            prop_assert!(run.pending().is_empty());
+        }
         prop_assert!(run.pending().is_empty());
         prop_assert_eq!(run.execution.next_deadline(), None);
         damaged_histories_are_refused_or_lead_somewhere(&run, &mut Choices { bytes: &actions, at: 0 });

@@ -58,6 +58,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Stop an execution
     Stop(StopArgs),
+    /// Let an execution that failed, timed out or was stopped go on where it ended
+    Redrive(RedriveArgs),
     /// Complete the task of a token with an output
     SendSuccess(SendSuccessArgs),
     /// Fail the task of a token
@@ -401,6 +403,14 @@ pub(crate) struct StopArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RedriveArgs {
+    /// The execution: its ARN or STATE_MACHINE:NAME
+    pub(crate) execution: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct SendSuccessArgs {
     /// The task token
     #[arg(allow_hyphen_values = true)]
@@ -467,6 +477,7 @@ mod tests {
             "history n:x",
             "list n --status timed-out --max 3",
             "stop n:x --error E --cause c",
+            "redrive n:x --json",
             "send-success -token --output {}",
             "send-failure --error E --cause c -- -token",
             "send-heartbeat token --region eu-west-1 --account 111111111111",

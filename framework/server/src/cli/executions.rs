@@ -1,4 +1,4 @@
-//! `start`, `describe`, `history` and `stop`.
+//! `start`, `describe`, `history`, `stop` and `redrive`.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use stagepost_server::{ApiClient, HistoryEvent, Steps, Style};
 use stagepost_store::ExecutionStatus;
 
 use super::{
-    args::{DescribeArgs, HistoryArgs, StartArgs, StopArgs},
+    args::{DescribeArgs, HistoryArgs, RedriveArgs, StartArgs, StopArgs},
     failure::Failure,
     output,
 };
@@ -185,6 +185,19 @@ pub(crate) async fn stop(args: StopArgs, namespace: Namespace) -> Result<ExitCod
         output::note(&format!("stopped {}: {}", short_name(&arn), after.as_str()));
     } else {
         output::note(&format!("{} had ended before: {}", short_name(&arn), after.as_str()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn redrive(args: RedriveArgs, namespace: Namespace) -> Result<ExitCode, Failure> {
+    let api = args.client.client(namespace)?;
+    let arn = execution_arn(&api, &args.execution)?;
+    api.redrive(&arn).await?;
+    let status = api.describe(&arn).await?.status;
+    if args.client.json {
+        output::json(&json!({ "executionArn": arn, "status": status.as_str() }));
+    } else {
+        output::note(&format!("redriven {}: {}", short_name(&arn), status.as_str()));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use stagepost_protocol::{Parent, ParentKind, Payload, ShardId, TaskToken, shard::SLOTS};
 
 use super::{Database, all_shards, at, ended, history_row, load_one, new_execution, start};
-use crate::{Batch, EndedExecution, Error, ExecutionStatus, Lease, NewExecution, Snapshot};
+use crate::{
+    Batch, EndedExecution, Error, ExecutionStatus, Lease, ListExecutions, NewExecution, RedrivenExecution,
+    Snapshot,
+};
 
 pub(crate) async fn a_batch_is_written_as_a_whole(db: Arc<dyn Database>) {
     let store = db.open().await;
@@ -21,6 +24,7 @@ pub(crate) async fn a_batch_is_written_as_a_whole(db: Arc<dyn Database>) {
             history_row(two.id, 1, 1, 2),
             history_row(one.id, 2, 4, 4),
         ],
+        redriven: Vec::new(),
         ended: vec![ended(three.id)],
         wakes: vec![(three.id, Some(at(9000)))],
         snapshots: vec![Snapshot { execution: two.id, sequence: 1, payload: "s".to_owned() }],
@@ -69,6 +73,44 @@ pub(crate) async fn a_child_keeps_its_parent_and_an_end_may_keep_a_wake_up(db: A
     // It is gone once it is confirmed, and no other time takes its place.
     store.commit(Batch { wakes: vec![(child.id, Some(at(9000)))], ..Batch::default() }).await.unwrap();
     assert_eq!(store.execution(child.id).await.unwrap().unwrap().wake_at, None);
+}
+
+pub(crate) async fn what_is_redriven_runs_again(db: Arc<dyn Database>) {
+    let store = db.open().await;
+    let ids = start(&*store, vec![new_execution("one"), new_execution("two")]).await;
+    let failed = |execution| EndedExecution {
+        status: ExecutionStatus::Failed,
+        output: None,
+        error: Some("E".to_owned()),
+        ..ended(execution)
+    };
+    store
+        .commit(Batch { ended: ids.iter().map(|id| failed(*id)).collect(), ..Batch::default() })
+        .await
+        .unwrap();
+    let redriven = ids.iter().zip([1, 2]).map(|(id, redrive_count)| RedrivenExecution {
+        execution: *id,
+        redriven_at: at(7000),
+        redrive_count,
+        wake_at: Some(at(8000)),
+    });
+    // The second one ends again at once.
+    let batch = Batch { redriven: redriven.collect(), ended: vec![failed(ids[1])], ..Batch::default() };
+    store.commit(batch).await.unwrap();
+    let one = store.execution(ids[0]).await.unwrap().unwrap();
+    assert_eq!((one.status, one.stopped_at, &one.error), (ExecutionStatus::Running, None, &None));
+    assert_eq!((one.redrive_count, one.redriven_at), (1, Some(at(7000))));
+    assert_eq!(one.wake_at, Some(at(8000)));
+    let two = store.execution(ids[1]).await.unwrap().unwrap();
+    assert_eq!((two.status, two.redrive_count, two.wake_at), (ExecutionStatus::Failed, 2, None));
+    let slots = std::iter::once(0..SLOTS).collect::<Vec<_>>();
+    assert_eq!(store.running(&slots, None, 9).await.unwrap(), [ids[0]]);
+    start(&*store, vec![new_execution("three")]).await;
+    for (wanted, count) in [(None, 3), (Some(true), 2), (Some(false), 1)] {
+        let state_machine = super::machine("orders");
+        let query = ListExecutions { state_machine, status: None, redriven: wanted, limit: 9, after: None };
+        assert_eq!(store.executions(&query).await.unwrap().items.len(), count, "{wanted:?}");
+    }
 }
 
 pub(crate) async fn what_a_batch_repeats_is_a_conflict_and_nothing_of_it_is_written(db: Arc<dyn Database>) {

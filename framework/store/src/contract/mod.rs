@@ -27,6 +27,7 @@ macro_rules! suite {
     ($run:path) => {
         $crate::contract::suite!($run, commits:
             a_batch_is_written_as_a_whole,
+            what_is_redriven_runs_again,
             a_child_keeps_its_parent_and_an_end_may_keep_a_wake_up,
             what_a_batch_repeats_is_a_conflict_and_nothing_of_it_is_written,
             commits_without_a_current_lease_write_nothing,

@@ -143,7 +143,13 @@ pub(crate) async fn executions_are_listed_newest_first(db: Arc<dyn Database>) {
     store.commit(Batch { ended: ended_ids, ..Batch::default() }).await.unwrap();
     started.sort_by_key(|e| std::cmp::Reverse((e.started_at, e.id)));
 
-    let mut query = ListExecutions { state_machine: machine("orders"), status: None, limit: 10, after: None };
+    let mut query = ListExecutions {
+        state_machine: machine("orders"),
+        status: None,
+        redriven: None,
+        limit: 10,
+        after: None,
+    };
     let mut sizes = Vec::new();
     let mut listed = Vec::new();
     loop {
@@ -165,6 +171,12 @@ pub(crate) async fn executions_are_listed_newest_first(db: Arc<dyn Database>) {
     assert_eq!((page.items.len(), page.next), (5, None));
     query.after = Some("not a key".to_owned());
     assert!(store.executions(&query).await.is_err());
-    let query = ListExecutions { state_machine: machine("none"), status: None, limit: 5, after: None };
+    let query = ListExecutions {
+        state_machine: machine("none"),
+        status: None,
+        redriven: None,
+        limit: 5,
+        after: None,
+    };
     assert_eq!(store.executions(&query).await.unwrap().items, []);
 }

@@ -10,7 +10,9 @@ use super::{
     errors,
     store::{Params, PostgresStore},
 };
-use crate::{Batch, EndedExecution, HistoryRow, Lease, NewExecution, Result, Snapshot, stored};
+use crate::{
+    Batch, EndedExecution, HistoryRow, Lease, NewExecution, RedrivenExecution, Result, Snapshot, stored,
+};
 
 const WHAT: &str = "commit a batch";
 
@@ -33,6 +35,10 @@ pub(super) const END: &str = "UPDATE executions e SET status = new.status, stopp
      error = new.error, cause = new.cause, wake_at = new.wake_at \
      FROM unnest($1::bytea[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[]) \
      AS new (id, status, stopped_at, output, error, cause, wake_at) WHERE e.id = new.id";
+const REDRIVE: &str = "UPDATE executions e SET status = 'RUNNING', stopped_at = NULL, output = NULL, error = NULL, \
+     cause = NULL, redriven_at = new.redriven_at, redrive_count = new.redrive_count, wake_at = new.wake_at \
+     FROM unnest($1::bytea[], $2::bigint[], $3::integer[], $4::bigint[]) \
+     AS new (id, redriven_at, redrive_count, wake_at) WHERE e.id = new.id";
 const SNAPSHOT: &str = "INSERT INTO snapshots (execution_id, sequence, payload) \
      SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::text[]) \
      ON CONFLICT (execution_id) DO UPDATE SET sequence = excluded.sequence, payload = excluded.payload";
@@ -71,6 +77,7 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
     let history = history_columns(&batch.history);
     let wakes: (Vec<&[u8]>, Vec<Option<i64>>) =
         batch.wakes.iter().map(|(id, at)| (&id.as_bytes()[..], at.map(|t| t.as_millis()))).unzip();
+    let redriven = redrive_columns(&batch.redriven);
     let ended = end_columns(&batch.ended);
     let snapshots = snapshot_columns(&batch.snapshots);
 
@@ -101,12 +108,15 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
         &ended.cause,
         &ended.wake_at,
     ];
-    // Starts come before what changes them, wake-ups before ends, which drop them.
-    let statements: [(bool, &'static str, Params<'_>); 6] = [
+    let redrive_params: Params<'_> =
+        &[&redriven.id, &redriven.redriven_at, &redriven.redrive_count, &redriven.wake_at];
+    // Starts come before what changes them, wake-ups and redrives before ends, which drop them.
+    let statements: [(bool, &'static str, Params<'_>); 7] = [
         (batch.leases.is_empty(), CHECK, &[&leases.0, &leases.1]),
         (batch.started.is_empty(), START, start_params),
         (batch.history.is_empty(), HISTORY, history_params),
         (batch.wakes.is_empty(), WAKE, &[&wakes.0, &wakes.1]),
+        (batch.redriven.is_empty(), REDRIVE, redrive_params),
         (batch.ended.is_empty(), END, end_params),
         (batch.snapshots.is_empty(), SNAPSHOT, &[&snapshots.0, &snapshots.1, &snapshots.2]),
     ];
@@ -216,6 +226,25 @@ fn end_columns(ended: &[EndedExecution]) -> EndColumns<'_> {
         c.output.push(e.output.as_ref().map(|p| p.as_str()));
         c.error.push(e.error.as_deref().map(stored::text));
         c.cause.push(e.cause.as_deref().map(stored::text));
+        c.wake_at.push(e.wake_at.map(|t| t.as_millis()));
+    }
+    c
+}
+
+#[derive(Default)]
+struct RedriveColumns<'a> {
+    id: Vec<&'a [u8]>,
+    redriven_at: Vec<i64>,
+    redrive_count: Vec<i32>,
+    wake_at: Vec<Option<i64>>,
+}
+
+fn redrive_columns(redriven: &[RedrivenExecution]) -> RedriveColumns<'_> {
+    let mut c = RedriveColumns::default();
+    for e in redriven {
+        c.id.push(e.execution.as_bytes());
+        c.redriven_at.push(e.redriven_at.as_millis());
+        c.redrive_count.push(i32::try_from(e.redrive_count).unwrap_or(i32::MAX));
         c.wake_at.push(e.wake_at.map(|t| t.as_millis()));
     }
     c

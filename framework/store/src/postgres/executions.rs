@@ -45,13 +45,15 @@ pub(super) async fn executions(
          role_arn, status, started_at, stopped_at, wake_at, 'null', NULL::text, error, cause, trace_header, \
          parent, redrive_count, redriven_at FROM executions WHERE account = $1 AND region = $2 AND state_machine = $3 \
          AND (started_at, id) < ($4, $5) AND ($6::text IS NULL OR status = $6) \
+         AND ($8::boolean IS NULL OR (redrive_count > 0) = $8) \
          ORDER BY started_at DESC, id DESC LIMIT $7";
     let (before, id) = paging::execution_place(query.after.as_deref())?;
     let Namespace { account, region } = &query.state_machine.namespace;
     let status = query.status.map(|s| s.as_str());
     let (name, limit) = (&query.state_machine.name, paging::probe(query.limit));
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-        [account, region, name, &before.as_millis(), &id, &status, &limit];
+    let before = before.as_millis();
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+        [account, region, name, &before, &id, &status, &limit, &query.redriven];
     let rows = store.api_rows("list executions", SELECT, &params).await?;
     let items = rows.iter().map(summary).collect::<Result<Vec<_>>>()?;
     Ok(paging::page(items, query.limit, paging::execution_key))

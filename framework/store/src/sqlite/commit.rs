@@ -17,6 +17,8 @@ const HISTORY: &str = "INSERT INTO history (execution, sequence, first_event_id,
 const WAKE: &str = "UPDATE executions SET wake_at = CASE WHEN stopped_at IS NULL THEN ?2 END WHERE id = ?1";
 const END: &str = "UPDATE executions SET status = ?2, stopped_at = ?3, output = ?4, error = ?5, cause = ?6, \
      wake_at = ?7 WHERE id = ?1";
+const REDRIVE: &str = "UPDATE executions SET status = 'RUNNING', stopped_at = NULL, output = NULL, error = NULL, \
+     cause = NULL, redriven_at = ?2, redrive_count = ?3, wake_at = ?4 WHERE id = ?1";
 const SNAPSHOT: &str = "INSERT INTO snapshots (execution_id, sequence, payload) VALUES (?1, ?2, ?3) \
      ON CONFLICT (execution_id) DO UPDATE SET sequence = excluded.sequence, payload = excluded.payload";
 
@@ -29,6 +31,7 @@ pub(super) async fn commit(store: &SqliteStore, batch: Batch) -> Result<()> {
         + batch.started.len()
         + batch.history.len()
         + batch.wakes.len()
+        + batch.redriven.len()
         + batch.ended.len()
         + batch.snapshots.len();
     store.write(statements, move |connection| write(connection, &batch)).await
@@ -36,11 +39,15 @@ pub(super) async fn commit(store: &SqliteStore, batch: Batch) -> Result<()> {
 
 fn write(connection: &Connection, batch: &Batch) -> Result<()> {
     check_leases(connection, &batch.leases)?;
-    // Starts come before what changes them, wake-ups before ends, which drop them.
+    // Starts come before what changes them, wake-ups and redrives before ends, which drop them.
     each(connection, START, &batch.started, insert_execution)?;
     each(connection, HISTORY, &batch.history, insert_history)?;
     each(connection, WAKE, &batch.wakes, |s, (id, at)| {
         s.execute(params![id.as_bytes(), at.map(|t| t.as_millis())])
+    })?;
+    each(connection, REDRIVE, &batch.redriven, |s, e| {
+        let (at, wake) = (e.redriven_at.as_millis(), e.wake_at.map(|t| t.as_millis()));
+        s.execute(params![e.execution.as_bytes(), at, e.redrive_count, wake])
     })?;
     each(connection, END, &batch.ended, end_execution)?;
     each(connection, SNAPSHOT, &batch.snapshots, upsert_snapshot)

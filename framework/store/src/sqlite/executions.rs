@@ -10,6 +10,7 @@ const LIST: &str = "SELECT id, account, region, state_machine, arn_state_machine
      role_arn, status, started_at, stopped_at, wake_at, 'null', NULL, error, cause, trace_header, \
      parent, redrive_count, redriven_at FROM executions WHERE account = ?1 AND region = ?2 AND state_machine = ?3 \
      AND (started_at, id) < (?4, ?5) AND (?6 IS NULL OR status = ?6) \
+     AND (?8 IS NULL OR (redrive_count > 0) = ?8) \
      ORDER BY started_at DESC, id DESC LIMIT ?7";
 const HISTORY_ASCENDING: &str = "SELECT ?1, sequence, first_event_id, last_event_id, epoch, payload FROM history \
      WHERE execution = (SELECT number FROM executions WHERE id = ?1) AND sequence >= ?2 \
@@ -53,7 +54,7 @@ pub(super) async fn executions(
         let status = query.status.map(|s| s.as_str());
         let name = &query.state_machine.name;
         let limit = paging::probe(query.limit);
-        let params = params![account, region, name, before.as_millis(), id, status, limit];
+        let params = params![account, region, name, before.as_millis(), id, status, limit, query.redriven];
         let mut rows = statement.query(params).map_err(&failed)?;
         let mut items = Vec::new();
         while let Some(row) = rows.next().map_err(&failed)? {
