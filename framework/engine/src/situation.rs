@@ -41,6 +41,10 @@ fn forget(value: &mut Value, now: Timestamp) {
     match value {
         Value::Object(fields) => {
             fields.retain(|name, _| !PAST.contains(&name.as_str()));
+            // What an attempt was given, a task token perhaps, is its worker's alone.
+            if let Some(Value::Object(attempt)) = fields.get_mut("Attempting") {
+                attempt.remove("input");
+            }
             for (name, field) in fields {
                 match field.as_i64() {
                     Some(at) if TO_COME.contains(&name.as_str()) => {

@@ -92,6 +92,11 @@ impl Coverage {
         self.count(|_| true)
     }
 
+    /// Whether an item was covered.
+    pub fn has(&self, item: Item) -> bool {
+        self.seen.contains(&item)
+    }
+
     /// What was not covered, in the order of the definition.
     pub fn missing(&self) -> impl Iterator<Item = Item> {
         self.all.iter().copied().filter(|item| !self.seen.contains(item))

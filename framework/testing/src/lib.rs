@@ -11,12 +11,14 @@
 //! // include_str!("../definition.asl.json"), include_str!("../cases.json")
 //! stagepost_testing::assert_cases(DEFINITION, CASES);
 //! ```
+//! * [`explore`] walks every path of a definition and tells what is wrong with it, with a case for each finding.
 //!
 //! Pure as the engine is: no clock, no IO; the texts are the caller's.
 
 mod cases;
 mod check;
 mod coverage;
+mod explore;
 mod run;
 mod suite;
 mod text;
@@ -28,6 +30,7 @@ use stagepost_asl::{Finding, StateMachine};
 
 pub use cases::{Case, CaseError, Cases, Context, Expect, Range};
 pub use coverage::{Count, Coverage, Item};
+pub use explore::{Bounds, Exploration, Finding as Defect, KINDS, Known, explore};
 pub use run::{EVENTS_MAX, Mock, Repeated, Run, STARTS_AT, Simulation, Status};
 pub use suite::{CaseResult, Report, run_cases, run_selected};
 pub use text::{Paint, Tone, duration, plain};

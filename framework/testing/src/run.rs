@@ -179,6 +179,10 @@ impl Simulation {
         self
     }
 
+    pub(crate) fn beginning(&self) -> &Beginning {
+        &self.beginning
+    }
+
     /// Runs it to its end, or as far as the mocks let it.
     pub fn run(&self) -> Run {
         let mut world = World::start(&self.machine, &self.beginning);
@@ -264,6 +268,10 @@ pub struct Run {
 }
 
 impl Run {
+    pub(crate) fn of(world: World, stop: Stop) -> Run {
+        Run { world, stop, unused: Vec::new() }
+    }
+
     /// Why it stands still.
     pub fn stop(&self) -> &Stop {
         &self.stop
@@ -312,7 +320,7 @@ impl Run {
 
     /// The states, in the order in which they were entered.
     pub(crate) fn visits(&self) -> impl Iterator<Item = StateIndex> {
-        self.world.path.iter().copied()
+        self.world.entries.iter().map(|entry| entry.state)
     }
 
     /// How long it took, in seconds of virtual time.

@@ -13,11 +13,11 @@
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
-use stagepost_asl::{StateIndex, StateMachine};
+use stagepost_asl::{IntegrationPattern, Resource, StateIndex, StateKind, StateMachine};
 use stagepost_engine::{
     Applied, EventKind, Execution, HistoryEvent, Input, Origin, Outcome,
     command::{Env, Taken},
-    history::{ScopeId, TOP_LEVEL},
+    history::{Assigned, ScopeId, TOP_LEVEL},
 };
 use stagepost_protocol::{Payload, ReportOutcome, Timestamp, TokenKey, error_names};
 
@@ -38,8 +38,17 @@ pub struct Asked {
     pub item: Option<u32>,
     /// What the task is given.
     pub input: Payload,
-    /// It fails by itself when nobody answers: it has `TimeoutSeconds` or `HeartbeatSeconds`.
-    pub ends_by_itself: bool,
+    /// `TimeoutSeconds`, where it has one.
+    pub timeout_seconds: Option<u64>,
+    /// `HeartbeatSeconds`, where it has one.
+    pub heartbeat_seconds: Option<u64>,
+}
+
+impl Asked {
+    /// It fails by itself when nobody answers.
+    pub fn ends_by_itself(&self) -> bool {
+        self.timeout_seconds.is_some() || self.heartbeat_seconds.is_some()
+    }
 }
 
 /// What a task says.
@@ -106,11 +115,26 @@ pub enum Stop {
 /// Where, in which state.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
+    pub(crate) parent: Option<ScopeId>,
     /// The item, if it is an iteration.
     item: Option<u32>,
     state: Option<StateIndex>,
     entered_id: u64,
     attempts: u32,
+}
+
+/// An entry of a state, with what its expressions can see.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) scope: ScopeId,
+    pub(crate) state: StateIndex,
+    pub(crate) input: Payload,
+    /// The variables in sight.
+    pub(crate) variables: Arc<BTreeMap<String, Value>>,
+    /// How many ways had been taken before the decision that entered it.
+    pub(crate) ways: usize,
+    /// How many events had happened before it.
+    pub(crate) event: usize,
 }
 
 /// An attempt whose answer is on its way.
@@ -128,9 +152,12 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) events: Vec<HistoryEvent>,
     /// The states, in the order in which they were entered.
-    pub(crate) path: Vec<StateIndex>,
+    pub(crate) entries: Vec<Entry>,
+    /// What was answered, in the order in which it was asked for.
+    pub(crate) given: Vec<(Asked, Answer)>,
     pub(crate) ways: Vec<Taken>,
-    places: BTreeMap<ScopeId, Place>,
+    pub(crate) places: BTreeMap<ScopeId, Place>,
+    variables: BTreeMap<ScopeId, Arc<BTreeMap<String, Value>>>,
     next_scope: ScopeId,
     to_ask: Vec<Asked>,
     open: Vec<Open>,
@@ -158,9 +185,11 @@ impl World {
             now: origin.started_at,
             execution,
             events: Vec::new(),
-            path: Vec::new(),
+            entries: Vec::new(),
+            given: Vec::new(),
             ways: Vec::new(),
-            places: BTreeMap::from([(TOP_LEVEL, Place::new(None))]),
+            places: BTreeMap::from([(TOP_LEVEL, Place::new(None, None))]),
+            variables: BTreeMap::new(),
             next_scope: TOP_LEVEL + 1,
             to_ask: Vec::new(),
             open: Vec::new(),
@@ -204,10 +233,21 @@ impl World {
         }
     }
 
+    /// What whoever answers was asked last.
+    pub(crate) fn asks(&self) -> Option<&Asked> {
+        self.to_ask.first()
+    }
+
+    /// All attempts that have no answer yet.
+    pub(crate) fn to_ask(&self) -> &[Asked] {
+        &self.to_ask
+    }
+
     fn begin(&mut self, asked: &Asked, answer: Answer) {
         self.to_ask.remove(0);
+        self.given.push((asked.clone(), answer.clone()));
         let said = match answer.said {
-            Said::Timeout if !asked.ends_by_itself => {
+            Said::Timeout if !asked.ends_by_itself() => {
                 Said::Error { error: Some(error_names::TIMEOUT.to_owned()), cause: None }
             }
             said => said,
@@ -217,8 +257,17 @@ impl World {
             // Heartbeats are awaited of what has begun.
             self.report(asked.event_id, ReportOutcome::Started);
         }
+        if !matches!(said, Said::Error { .. }) && self.is_submitted(asked.state) {
+            self.report(asked.event_id, ReportOutcome::Submitted(Payload::empty_object()));
+        }
         let due = (!silent).then(|| self.now.plus_millis(answer.after_millis));
         self.open.push(Open { event_id: asked.event_id, due, said });
+    }
+
+    /// Whether a task is a call that is accepted first and ends later.
+    fn is_submitted(&self, state: StateIndex) -> bool {
+        let StateKind::Task(task) = &self.machine().state(state).kind else { return false };
+        matches!(&task.resource, Resource::Service { pattern, .. } if *pattern != IntegrationPattern::RequestResponse)
     }
 
     fn deliver(&mut self, due: Timestamp) {
@@ -248,11 +297,11 @@ impl World {
     }
 
     fn take(&mut self, applied: Applied) {
-        self.ways.extend(applied.ways);
         for event in applied.events {
             self.note(&event);
             self.events.push(event);
         }
+        self.ways.extend(applied.ways);
         let closed = |execution: &Execution, event_id| !execution.is_open(event_id);
         self.to_ask.retain(|asked| !closed(&self.execution, asked.event_id));
         self.open.retain(|open| !closed(&self.execution, open.event_id));
@@ -261,15 +310,16 @@ impl World {
     fn note(&mut self, event: &HistoryEvent) {
         let HistoryEvent { id, scope, ref kind, .. } = *event;
         match kind {
-            EventKind::StateEntered { name, .. } => self.enter(event, name),
+            EventKind::StateEntered { name, input, .. } => self.enter(event, name, input),
+            EventKind::StateExited { assigned, .. } => self.assign(scope, assigned),
             EventKind::ActivityScheduled { input, timeout_seconds, heartbeat_seconds, .. } => {
-                self.ask(id, scope, input, timeout_seconds.or(*heartbeat_seconds).is_some());
+                self.ask(id, scope, input, *timeout_seconds, *heartbeat_seconds);
             }
             EventKind::LambdaFunctionScheduled { input, timeout_seconds, .. } => {
-                self.ask(id, scope, input, timeout_seconds.is_some());
+                self.ask(id, scope, input, *timeout_seconds, None);
             }
             EventKind::TaskScheduled { parameters, timeout_seconds, heartbeat_seconds, .. } => {
-                self.ask(id, scope, parameters, timeout_seconds.or(*heartbeat_seconds).is_some());
+                self.ask(id, scope, parameters, *timeout_seconds, *heartbeat_seconds);
             }
             EventKind::ParallelStateStarted { branches } => {
                 (0..*branches).for_each(|_| self.open_scope(scope, None));
@@ -281,20 +331,39 @@ impl World {
 
     fn open_scope(&mut self, parent: ScopeId, item: Option<u32>) {
         let item = item.or_else(|| self.places.get(&parent)?.item);
-        self.places.insert(self.next_scope, Place::new(item));
+        self.places.insert(self.next_scope, Place::new(Some(parent), item));
+        let seen = self.variables.get(&parent).cloned().unwrap_or_default();
+        self.variables.insert(self.next_scope, seen);
         self.next_scope += 1;
     }
 
-    fn enter(&mut self, event: &HistoryEvent, name: &str) {
+    fn enter(&mut self, event: &HistoryEvent, name: &str, input: &Payload) {
         let Some(state) = self.execution.definition().by_name.get(name).copied() else { return };
         let scope = event.scope;
         if let Some(place) = self.places.get_mut(&scope) {
             (place.state, place.entered_id, place.attempts) = (Some(state), event.id, 0);
         }
-        self.path.push(state);
+        let variables = self.variables.get(&scope).cloned().unwrap_or_default();
+        let (ways, event) = (self.ways.len(), self.events.len());
+        self.entries.push(Entry { scope, state, input: input.clone(), variables, ways, event });
     }
 
-    fn ask(&mut self, event_id: u64, scope: ScopeId, input: &Payload, ends_by_itself: bool) {
+    fn assign(&mut self, scope: ScopeId, assigned: &[Assigned]) {
+        if assigned.is_empty() {
+            return;
+        }
+        let seen = Arc::make_mut(self.variables.entry(scope).or_default());
+        seen.extend(assigned.iter().map(|a| (a.name.to_string(), a.value.to_value())));
+    }
+
+    fn ask(
+        &mut self,
+        event_id: u64,
+        scope: ScopeId,
+        input: &Payload,
+        timeout_seconds: Option<u64>,
+        heartbeat_seconds: Option<u64>,
+    ) {
         let Some(place) = self.places.get_mut(&scope) else { return };
         let Some(state) = place.state else { return };
         place.attempts += 1;
@@ -306,7 +375,8 @@ impl World {
             attempt: place.attempts,
             item: place.item,
             input: input.clone(),
-            ends_by_itself,
+            timeout_seconds,
+            heartbeat_seconds,
         });
     }
 
@@ -317,8 +387,8 @@ impl World {
 }
 
 impl Place {
-    fn new(item: Option<u32>) -> Place {
-        Place { item, state: None, entered_id: 0, attempts: 0 }
+    fn new(parent: Option<ScopeId>, item: Option<u32>) -> Place {
+        Place { parent, item, state: None, entered_id: 0, attempts: 0 }
     }
 }
 

@@ -13,7 +13,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done; with `start --wait`: the execution succeeded
   1  the execution failed, timed out or was aborted (`start --wait`); the definition has errors (`validate`);
-     a case failed or too little is covered (`test`)
+     a case failed or too little is covered (`test`);
+     something was found (`explore`)
   2  wrong usage: flags, files, JSON
   3  refused by the API: not found, exists already, an invalid definition, …
   4  cannot reach the server, the broker or the database, or they are in trouble
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Test(TestArgs),
     /// Run one state with a mocked result or error, and show its data on the way
     TestState(TestStateArgs),
+    /// Walk every path of a definition and say what is wrong with it, without a server
+    Explore(ExploreArgs),
     /// Create a state machine, or give it another definition
     Deploy(DeployArgs),
     /// Start an execution
@@ -266,6 +269,52 @@ pub(crate) enum TestFormat {
     Junit,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ExploreArgs {
+    /// The definition; `-` for standard input
+    #[arg(value_name = "DEFINITION")]
+    pub(crate) definition: PathBuf,
+    /// An input of the execution: JSON or `@FILE`. Repeatable. Default: nothing is known of it
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) input: Vec<String>,
+    /// Write the cases of findings into this directory, for `stagepost test`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cases: Option<PathBuf>,
+    /// Findings of this kind do not count: uncaught, no-default, fails, endless, waits-forever, unreached, unused. Repeatable
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    pub(crate) allow: Vec<String>,
+    /// Run at most so many paths
+    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    pub(crate) max_paths: usize,
+    /// A path visits a task at most so often
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    pub(crate) max_visits: u32,
+    /// Stop after so many seconds
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub(crate) timeout: f64,
+    /// How the findings look
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) format: ExploreFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ExploreFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+fn kind(text: &str) -> Result<String, String> {
+    let kinds = stagepost_testing::KINDS.map(|(kind, _)| kind);
+    if kinds.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("the kinds are {}", kinds.join(", ")))
+    }
+}
+
 /// What all commands that ask a server share.
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
@@ -468,6 +517,7 @@ mod tests {
             "dev --listen 127.0.0.1:0 --data /tmp/x --trigger a=b --trigger c=d --log debug",
             "test a.json b.json c.json --only x --format junit --coverage-min 80",
             "test-state a.json --state s --input {} --error E --cause c --retries 1 --variables {} --context {} --json",
+            "explore a.json --input {} --input @b.json --cases d --allow unused --max-paths 5 --timeout 2.5 --format json",
             "serve --amqp-url amqp://h --database-url postgres://h/d --roles api --shards 8 --log-format json",
             "recover --queue-prefix team --json",
             "validate a.json b.json",

@@ -2,11 +2,12 @@
 //!
 //! * `args` is what can be typed; `failure` what goes wrong, with its exit code and its hint; `output` what is
 //!   printed. Data goes to stdout, everything else to stderr.
-//! * `server` runs `dev`, `serve` and `recover`, the library's `bench` measures; `validate` and `test` need no server; `machines`, `executions`, `tasks`
-//!   and `test_state` are clients of one.
+//! * `server` runs `dev`, `serve` and `recover`, the library's `bench` measures; `validate`, `test` and `explore` need no
+//!   server; `machines`, `executions`, `tasks` and `test_state` are clients of one.
 
 mod args;
 mod executions;
+mod explore;
 mod failure;
 mod logging;
 mod machines;
@@ -56,6 +57,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Validate(args) => validate::run(&args),
         Command::Test(args) => test::run(&args),
         Command::TestState(args) => test_state::run(args, namespace).await,
+        Command::Explore(args) => explore::run(&args),
         Command::Deploy(args) => machines::deploy(args, namespace).await,
         Command::Start(args) => executions::start(args, namespace).await,
         Command::Describe(args) => executions::describe(args, namespace).await,

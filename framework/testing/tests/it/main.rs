@@ -1,4 +1,5 @@
 //! Tests of the test runner, over its public interface.
 
 mod cases;
+mod explored;
 mod runs;
