@@ -60,4 +60,9 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// The name that Retry and Catch match, and the cause for people, in the words of Step Functions.
     async fn call(&self, call: Call) -> Result<Answer, Failure>;
+
+    /// Whether it can be asked to wait so. Default: all but `.sync`, which needs a connector that hears of a job's end.
+    fn offers(&self, pattern: IntegrationPattern) -> bool {
+        matches!(pattern, IntegrationPattern::RequestResponse | IntegrationPattern::WaitForTaskToken)
+    }
 }

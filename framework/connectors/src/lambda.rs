@@ -4,9 +4,10 @@
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use reqwest::Method;
 use serde_json::{Map, Value};
 use stagepost::Failure;
-use stagepost_protocol::Payload;
+use stagepost_protocol::{Payload, error_names};
 
 use crate::{
     aws::{self, Answered, Aws, Problem, Request, Response, Service, sdk_metadata},
@@ -89,6 +90,74 @@ impl Connector for Lambda {
         let response = self.invoke(request).await?;
         Ok(Answer::Done(Payload::from_value(&answer(&response).into())))
     }
+}
+
+/// `aws-sdk:lambda`: the actions that definitions use most. Its errors are worded by the second version of the SDK.
+pub(crate) async fn call(aws: &Aws, call: &Call, parameters: &Value) -> Result<Value, Failure> {
+    const SDK: Answered = Answered { prefix: "Lambda", service: "Lambda", general: "LambdaException" };
+    let text = |name: &str| parameters.get(name).and_then(Value::as_str);
+    let region = call.region();
+    let mut request = Request::new(SERVICE, aws.region(&region));
+    let function = || aws::path_segment(text("FunctionName").unwrap_or_default());
+    match call.action.as_str() {
+        "invoke" => {
+            request.path = format!("/2015-03-31/functions/{}/invocations", function());
+            request.body = match parameters.get("Payload") {
+                None | Some(Value::Null) => Bytes::new(),
+                Some(Value::String(text)) => Bytes::from(text.clone()),
+                Some(payload) => Bytes::from(payload.to_string()),
+            };
+            for (parameter, header) in
+                [("InvocationType", "x-amz-invocation-type"), ("LogType", "x-amz-log-type")]
+            {
+                if let Some(value) = text(parameter) {
+                    request = request.header(header, value);
+                }
+            }
+        }
+        "getFunction" => request.path = format!("/2015-03-31/functions/{}", function()),
+        "getFunctionConfiguration" => {
+            request.path = format!("/2015-03-31/functions/{}/configuration", function());
+        }
+        "listFunctions" => request.path = "/2015-03-31/functions/".to_owned(),
+        action => {
+            let cause = format!(
+                "The action 'aws-sdk:lambda:{action}' is not supported by this version of Stagepost. It supports \
+                 getFunction, getFunctionConfiguration, invoke, listFunctions."
+            );
+            return Err(Failure::new(error_names::RUNTIME, cause));
+        }
+    }
+    if call.action != "invoke" {
+        request.method = Method::GET;
+    }
+    request.query = [("Qualifier", "Qualifier"), ("Marker", "Marker"), ("MaxItems", "MaxItems")]
+        .into_iter()
+        .filter_map(|(name, parameter)| {
+            let value = parameters.get(parameter).filter(|value| !value.is_null())?;
+            Some((name.to_owned(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+        })
+        .collect();
+    let response = aws.send(request).await.map_err(|error| SDK.unanswered(&error))?;
+    if !(200..300).contains(&response.status) {
+        return Err(SDK.sdk(&response, &Problem::of_json(&response)));
+    }
+    if call.action != "invoke" {
+        return Ok(serde_json::from_slice(&response.body).unwrap_or_default());
+    }
+    let mut answer = Map::new();
+    for (header, member) in [
+        ("x-amz-executed-version", "ExecutedVersion"),
+        ("x-amz-function-error", "FunctionError"),
+        ("x-amz-log-result", "LogResult"),
+    ] {
+        if let Some(value) = response.header(header) {
+            answer.insert(member.to_owned(), value.into());
+        }
+    }
+    answer.insert("Payload".to_owned(), String::from_utf8_lossy(&response.body).into());
+    answer.insert("StatusCode".to_owned(), response.status.into());
+    Ok(answer.into())
 }
 
 /// The region in the ARN of a function.

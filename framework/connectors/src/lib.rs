@@ -13,9 +13,13 @@
 
 pub mod aws;
 mod call;
+mod http;
 pub mod items;
 mod lambda;
+mod optimized;
 mod registry;
+mod s3;
+mod sdk;
 mod sqs;
 #[cfg(test)]
 mod testing;

@@ -11,7 +11,10 @@ use stagepost_protocol::{IntegrationPattern, ServiceCall, error_names};
 use crate::{
     aws::Aws,
     call::{Answer, Call, Connector},
+    http::Http,
     lambda::Lambda,
+    optimized::{self, Optimized},
+    sdk::Sdk,
     sqs::Sqs,
 };
 
@@ -35,10 +38,17 @@ impl Registry {
     /// The connectors of this crate. What is sent to RabbitMQ queues goes to `broker`.
     pub fn standard(broker: Arc<dyn Broker>, aws: &Aws) -> Registry {
         let lambda: Arc<dyn Connector> = Arc::new(Lambda::new(aws.clone()));
+        let optimized =
+            |which| -> Arc<dyn Connector> { Arc::new(optimized::Service::new(aws.clone(), which)) };
         Registry::default()
             .with("lambda", ServiceCall::FUNCTION, Arc::clone(&lambda))
             .with("lambda", "invoke", lambda)
-            .with("sqs", "sendMessage", Arc::new(Sqs::new(broker)))
+            .with("sqs", "sendMessage", Arc::new(Sqs::new(broker, aws.clone())))
+            .with("sns", "publish", optimized(Optimized::Sns))
+            .with("dynamodb", "*", optimized(Optimized::DynamoDb))
+            .with("events", "putEvents", optimized(Optimized::Events))
+            .with("http", "invoke", Arc::new(Http::new()))
+            .with("aws-sdk", "*", Arc::new(Sdk::new(aws.clone())))
     }
 
     /// Adds a connector for an action of a service, or for all without one of their own (`*`). The last one counts.
@@ -62,8 +72,11 @@ impl Registry {
     }
 
     fn find(&self, service: &str, action: &str) -> Option<&Arc<dyn Connector>> {
-        let found = |action: &str| self.connectors.get(&(service.to_owned(), action.to_owned()));
-        found(action).or_else(|| found("*"))
+        let found =
+            |service: &str, action: &str| self.connectors.get(&(service.to_owned(), action.to_owned()));
+        // `aws-sdk:dynamodb` and its siblings have one connector.
+        let family = || service.split_once(':').and_then(|(family, _)| found(family, "*"));
+        found(service, action).or_else(|| found(service, "*")).or_else(family)
     }
 
     /// Makes a call.
@@ -73,6 +86,17 @@ impl Registry {
     pub async fn call(&self, call: Call) -> Result<Answer, Failure> {
         let Some(connector) = self.find(&call.service, &call.action) else { return Err(self.unknown(&call)) };
         let pattern = call.pattern;
+        if !connector.offers(pattern) {
+            let cause = format!(
+                "The service integration '{}{}' is not supported by this version of Stagepost: nothing tells it when \
+                 the job ends. Call '{}' and wait for the job with states of the definition, or use \
+                 '.waitForTaskToken'.",
+                call.resource(),
+                pattern.suffix(),
+                call.resource()
+            );
+            return Err(Failure::new(error_names::RUNTIME, cause));
+        }
         match (connector.call(call).await?, pattern) {
             (Answer::Done(answer), IntegrationPattern::WaitForTaskToken) => Ok(Answer::Submitted(answer)),
             (answer, _) => Ok(answer),
@@ -80,6 +104,9 @@ impl Registry {
     }
 
     fn unknown(&self, call: &Call) -> Failure {
+        // A function by its ARN is no service integration, and those of the engine's own are not for definitions.
+        let mut known = self.calls();
+        known.retain(|name| name != "lambda:function" && !name.starts_with("stagepost:"));
         let cause = format!(
             "The service integration '{}' is not supported by this version of Stagepost. It supports {}.",
             call.resource(),

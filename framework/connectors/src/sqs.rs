@@ -1,4 +1,5 @@
-//! `sqs:sendMessage`: a message to a RabbitMQ queue, by a `QueueUrl` of `amqp:///QUEUE` or the bare name of a queue.
+//! `sqs:sendMessage`: a message to a RabbitMQ queue, by a `QueueUrl` of `amqp:///QUEUE` or the bare name of a queue, or to
+//! a queue of SQS or what stands for it, by a `QueueUrl` of `https://` or `http://`.
 
 use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
@@ -10,16 +11,59 @@ use stagepost::{Broker, Failure};
 use stagepost_broker::{Published, QueueSpec};
 use stagepost_protocol::{HeaderValue, Message, Payload, Properties, error_names};
 
-use crate::call::{Answer, Call, Connector};
+use crate::{
+    aws::{self, Answered, Aws, Problem, Service, sdk_metadata},
+    call::{Answer, Call, Connector},
+    optimized::as_text,
+};
 
 /// The connector.
 pub(crate) struct Sqs {
     broker: Arc<dyn Broker>,
+    aws: Aws,
 }
 
+const SERVICE: Service = Service { variable: "SQS", host: "sqs", signing: "sqs" };
+const ANSWERED: Answered = Answered { prefix: "SQS", service: "AmazonSQS", general: "AmazonSQSException" };
+
 impl Sqs {
-    pub(crate) fn new(broker: Arc<dyn Broker>) -> Sqs {
-        Sqs { broker }
+    pub(crate) fn new(broker: Arc<dyn Broker>, aws: Aws) -> Sqs {
+        Sqs { broker, aws }
+    }
+
+    /// Sends to a queue of SQS.
+    async fn send(&self, call: &Call, url: &str, mut parameters: Value) -> Result<Answer, Failure> {
+        if parameters.get("MessageBody").is_none_or(Value::is_null) {
+            return Err(missing("MessageBody"));
+        }
+        as_text(&mut parameters, "MessageBody");
+        let region = call.region();
+        let mut request =
+            aws::json(SERVICE, self.aws.region(&region), "1.0", "AmazonSQS.SendMessage", &parameters);
+        let settings = self.aws.settings();
+        if settings.endpoint.is_none() && !settings.endpoints.contains_key(SERVICE.variable) {
+            request.endpoint = reqwest::Url::parse(url).ok().map(|url| url.origin().ascii_serialization());
+        }
+        let response = self.aws.send(request).await.map_err(|error| ANSWERED.unanswered(&error))?;
+        if response.status != 200 {
+            let mut problem = Problem::of_json(&response);
+            // The code that the query protocol had, before `;`.
+            let queried = response.header("x-amzn-query-error").and_then(|text| text.split(';').next());
+            let name = problem.name();
+            if let Some(code) = queried {
+                problem.code = code.to_owned();
+            }
+            return Err(ANSWERED.optimized_as(&response, &problem, name.as_deref()));
+        }
+        let answer = serde_json::from_slice(&response.body).unwrap_or_default();
+        let Value::Object(mut answer) = answer else {
+            return Err(Failure::new(
+                "SQS.SdkClientException",
+                "the answer to SendMessage is no JSON object",
+            ));
+        };
+        answer.extend(sdk_metadata(&response));
+        Ok(Answer::Done(Payload::from_value(&answer.into())))
     }
 
     /// Publishes a message, and makes its queue where there is none.
@@ -41,6 +85,12 @@ impl Sqs {
 impl Connector for Sqs {
     async fn call(&self, call: Call) -> Result<Answer, Failure> {
         let parameters = call.input.to_value();
+        if let Some(url) = parameters.get("QueueUrl").and_then(Value::as_str)
+            && (url.starts_with("https://") || url.starts_with("http://"))
+        {
+            let url = url.to_owned();
+            return self.send(&call, &url, parameters).await;
+        }
         let queue = queue(parameters.get("QueueUrl"))?;
         let message = message(queue, &call.attempt_id, &parameters)?;
         let answer = answer(&message);
@@ -51,12 +101,12 @@ impl Connector for Sqs {
     }
 }
 
-fn invalid(parameter: &str, code: &str) -> Failure {
+fn missing(parameter: &str) -> Failure {
     Failure::new(
         "SQS.AmazonSQSException",
         format!(
             "The request must contain the parameter {parameter}. (Service: AmazonSQS; Status Code: 400; Error Code: \
-             {code}; Request ID: null; Proxy: null)"
+             MissingParameter; Request ID: null; Proxy: null)"
         ),
     )
 }
@@ -68,13 +118,13 @@ fn unsupported(problem: &str) -> Failure {
 fn queue(url: Option<&Value>) -> Result<String, Failure> {
     let url = match url {
         Some(Value::String(url)) if !url.is_empty() => url,
-        _ => return Err(invalid("QueueUrl", "MissingParameter")),
+        _ => return Err(missing("QueueUrl")),
     };
     let name = url.strip_prefix("amqp:///").unwrap_or(url);
     if name.is_empty() || name.contains("://") {
         return Err(unsupported(&format!(
-            "this version of Stagepost sends to RabbitMQ queues only; QueueUrl must be amqp:///QUEUE or the name of a \
-             queue, but was '{url}'"
+            "QueueUrl must be amqp:///QUEUE or the name of a queue of RabbitMQ, or the https:// URL of a queue of SQS, \
+             but was '{url}'"
         )));
     }
     Ok(name.to_owned())
@@ -84,7 +134,7 @@ fn queue(url: Option<&Value>) -> Result<String, Failure> {
 /// after a crash can be told from another one.
 fn message(queue: String, attempt_id: &str, parameters: &Value) -> Result<Message, Failure> {
     let body = match parameters.get("MessageBody") {
-        None | Some(Value::Null) => return Err(invalid("MessageBody", "MissingParameter")),
+        None | Some(Value::Null) => return Err(missing("MessageBody")),
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
@@ -143,6 +193,50 @@ mod tests {
         let answer = answer(&message).to_value();
         assert_eq!(answer["MD5OfMessageBody"], "5d41402abc4b2a76b9719d911017c592");
         assert_eq!(answer["MessageId"].as_str().map(str::len), Some(36));
+    }
+
+    #[tokio::test]
+    async fn queues_of_sqs_are_reached_by_their_url() {
+        use stagepost::ActivityError;
+        use stagepost_broker::in_process::InProcessBroker;
+
+        use crate::{
+            aws::Settings,
+            testing::{Desk, call},
+        };
+
+        let desk = Desk::answering(200, &[], r#"{"MessageId":"m","MD5OfMessageBody":"d"}"#).await;
+        let sqs = Sqs::new(InProcessBroker::new(), desk.aws("SQS"));
+        let parameters = json!({ "QueueUrl": "https://sqs/1/q", "MessageBody": { "x": 1 } });
+        let Ok(Answer::Done(answer)) = sqs.call(call("sqs:sendMessage", &parameters)).await else { panic!() };
+        assert_eq!(answer.to_value()["MessageId"], "m");
+        assert_eq!(answer.to_value()["SdkHttpMetadata"]["HttpStatusCode"], 200);
+        let seen = desk.last();
+        assert_eq!(seen.headers["x-amz-target"], "AmazonSQS.SendMessage");
+        let sent = json!({ "QueueUrl": "https://sqs/1/q", "MessageBody": r#"{"x":1}"# });
+        assert_eq!(serde_json::from_str::<Value>(&seen.body).unwrap(), sent);
+
+        let gone = Desk::answering(
+            400,
+            &[
+                ("x-amzn-query-error", "AWS.SimpleQueueService.NonExistentQueue;Sender"),
+                ("x-amzn-requestid", "r"),
+            ],
+            r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The queue does not exist."}"#,
+        )
+        .await;
+        // Without an endpoint for SQS, the queue's URL says where it is.
+        let credentials = gone.aws("SQS").settings().credentials.clone();
+        let aws = Aws::new(Settings { credentials, ..Settings::default() });
+        let sqs = Sqs::new(InProcessBroker::new(), aws);
+        let parameters = json!({ "QueueUrl": format!("{}/1/q", gone.url), "MessageBody": "x" });
+        let failure = sqs.call(call("sqs:sendMessage", &parameters)).await.unwrap_err();
+        assert_eq!(failure.name(), "SQS.QueueDoesNotExistException");
+        assert_eq!(
+            failure.cause(),
+            "The queue does not exist. (Service: AmazonSQS; Status Code: 400; Error Code: \
+             AWS.SimpleQueueService.NonExistentQueue; Request ID: r; Proxy: null)"
+        );
     }
 
     #[test]

@@ -103,15 +103,32 @@ impl Problem {
         }
     }
 
+    /// Reads the error of a service that speaks XML.
+    pub fn of_xml(response: &Response) -> Problem {
+        let body = String::from_utf8_lossy(&response.body);
+        let Ok(document) = roxmltree::Document::parse(&body) else { return Problem::of_json(response) };
+        let text = |name: &str| {
+            let node = document.descendants().find(|node| node.tag_name().name() == name);
+            node.and_then(|node| node.text()).unwrap_or_default().to_owned()
+        };
+        Problem { code: text("Code"), message: text("Message") }
+    }
+
     /// Whether it is one that the service's model does not name.
     fn is_general(&self) -> bool {
         self.code.is_empty() || COMMON.contains(&self.code.as_str())
     }
 
+    /// The name of its exception, or nothing where the service's model has none.
+    pub fn name(&self) -> Option<String> {
+        (!self.is_general()).then(|| self.exception())
+    }
+
     /// The name of the exception: every one ends alike.
     fn exception(&self) -> String {
-        let named = ["Exception", "Error", "Fault"].iter().any(|suffix| self.code.ends_with(suffix));
-        if named { self.code.clone() } else { format!("{}Exception", self.code) }
+        // `AWS.SimpleQueueService.NonExistentQueue`: only the last part is a name.
+        let name = self.code.rsplit('.').next().unwrap_or_default();
+        if name.ends_with("Exception") { name.to_owned() } else { format!("{name}Exception") }
     }
 }
 
@@ -119,13 +136,39 @@ impl Answered {
     /// The failure of a call by one of the optimized integrations, in the words of the first version of AWS's SDK for
     /// Java, which they are made with.
     pub fn optimized(self, response: &Response, problem: &Problem) -> Failure {
+        self.optimized_as(response, problem, problem.name().as_deref())
+    }
+
+    /// As [`Answered::optimized`], where the exception is not named after the code.
+    pub fn optimized_as(self, response: &Response, problem: &Problem, name: Option<&str>) -> Failure {
         let Answered { prefix, service, general } = self;
-        let name = if problem.is_general() { general.to_owned() } else { problem.exception() };
+        let name = name.unwrap_or(general);
         let cause = format!(
             "{} (Service: {service}; Status Code: {}; Error Code: {}; Request ID: {}; Proxy: null)",
             problem.message,
             response.status,
             problem.code,
+            response.request_id()
+        );
+        Failure::new(format!("{prefix}.{name}"), cause)
+    }
+
+    /// The failure of a call by `aws-sdk`, in the words of the second version of AWS's SDK for Java, which those are made
+    /// with. Service and general exception are named after the prefix.
+    pub fn sdk(self, response: &Response, problem: &Problem) -> Failure {
+        let Answered { prefix, service, general } = self;
+        let name = problem.name().unwrap_or_else(|| general.to_owned());
+        let message = match problem.message.as_str() {
+            "" => String::new(),
+            message => format!("{message} "),
+        };
+        let extended = match response.header("x-amz-id-2") {
+            Some(id) => format!(", Extended Request ID: {id}"),
+            None => String::new(),
+        };
+        let cause = format!(
+            "{message}(Service: {service}, Status Code: {}, Request ID: {}{extended}) (SDK Attempt Count: 1)",
+            response.status,
             response.request_id()
         );
         Failure::new(format!("{prefix}.{name}"), cause)

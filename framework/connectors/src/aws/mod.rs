@@ -1,6 +1,7 @@
 //! A client for services that speak AWS's protocols: AWS itself, or what stands for it at an endpoint that is set.
 
 mod answer;
+mod protocol;
 mod settings;
 mod sign;
 
@@ -10,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::{Method, header::HeaderMap};
 
 pub use answer::{Answered, Problem, sdk_metadata};
+pub use protocol::{form, json, xml_value};
 pub use settings::{Credentials, Settings};
 
 /// How long a connection may take to be made.
@@ -203,7 +205,7 @@ pub(crate) fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-fn http_client() -> reqwest::Client {
+pub(crate) fn http_client() -> reqwest::Client {
     install_tls();
     reqwest::Client::builder()
         .connect_timeout(CONNECT_WITHIN)
@@ -221,7 +223,7 @@ fn host(url: &reqwest::Url) -> String {
 }
 
 /// The error's texts with those of its sources, without the URL, which may hold data.
-fn unreachable(error: &reqwest::Error) -> SendError {
+pub(crate) fn unreachable(error: &reqwest::Error) -> SendError {
     let mut texts = Vec::new();
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
