@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use stagepost_coordinator::{
-    client::{Client, ClientError},
+    client::{Client, ClientError, OneCall},
     express::{Ended, RunError, Runner},
 };
 use stagepost_protocol::{
-    ExpressStart, Namespace, Report, TaskMessage,
+    ExpressStart, Namespace, Report, ReportOutcome, TaskMessage,
     shard::{Redrive, Reply, Start, Stop},
 };
 
@@ -23,6 +23,8 @@ pub(crate) trait Commands: Send + Sync + 'static {
     async fn report(&self, report: Report) -> Result<Reply, ClientError>;
     async fn start_express(&self, start: ExpressStart) -> Result<(), ClientError>;
     async fn run_express(&self, start: ExpressStart) -> Result<Ended, RunError>;
+    /// `None` when nothing was heard of it in time.
+    async fn call(&self, call: OneCall, wait: Duration) -> Result<Option<ReportOutcome>, ClientError>;
 
     /// Dropping the future before it returned gives a delivered task back to its queue.
     async fn poll_activity(
@@ -64,6 +66,10 @@ impl Commands for Coordinators {
 
     async fn run_express(&self, start: ExpressStart) -> Result<Ended, RunError> {
         self.runner.run(start).await
+    }
+
+    async fn call(&self, call: OneCall, wait: Duration) -> Result<Option<ReportOutcome>, ClientError> {
+        self.client.call(call, wait).await
     }
 
     async fn poll_activity(

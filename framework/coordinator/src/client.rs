@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stagepost_broker::{Broker, ConsumeOptions, Consumer, QueueSpec};
+use stagepost_broker::{Broker, ConsumeOptions, Consumer, Delivery, QueueSpec};
 use stagepost_protocol::{
-    ExecutionId, ExpressStart, Namespace, Report, ReportOutcome, ShardMessage, Shards, TaskMessage,
-    TaskToken, TokenKey,
+    ExecutionArn, ExecutionId, ExpressStart, Namespace, Payload, Report, ReportOutcome, ServiceCall,
+    ShardMessage, Shards, TaskMessage, TaskToken, Timestamp, TokenKey,
     shard::{Redrive, Reply, Start, Stop},
     topology::Topology,
 };
@@ -31,7 +31,29 @@ pub enum ClientError {
     Broker(#[from] stagepost_broker::Error),
 }
 
-type Pending = Arc<Mutex<HashMap<String, oneshot::Sender<Reply>>>>;
+/// Who waits for what: requests by their correlation id, calls of services by their task token.
+#[derive(Default)]
+struct Waiting {
+    replies: HashMap<String, oneshot::Sender<Reply>>,
+    outcomes: HashMap<String, oneshot::Sender<ReportOutcome>>,
+}
+
+type Pending = Arc<Mutex<Waiting>>;
+
+/// A call of a service for no execution that anybody keeps: one attempt, whose outcome goes to who asked.
+#[derive(Debug, Clone)]
+pub struct OneCall {
+    /// What the service is told of its caller. Never used before: it makes the task token.
+    pub execution: ExecutionArn,
+    /// The state's name.
+    pub state: String,
+    /// What is called.
+    pub target: ServiceCall,
+    /// The parameters.
+    pub input: Payload,
+    /// When nobody waits for its outcome any more.
+    pub deadline: Timestamp,
+}
 
 /// Sends requests to shards and waits for their replies. Cheap to share.
 pub struct Client {
@@ -78,7 +100,7 @@ impl Client {
     async fn request_at(&self, queue: String, message: ShardMessage) -> Result<Reply, ClientError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed).to_string();
         let (sender, reply) = oneshot::channel();
-        lock(&self.pending).insert(id.clone(), sender);
+        lock(&self.pending).replies.insert(id.clone(), sender);
         // Whatever ends this call, a caller that went away included, its entry must go.
         let _forget = Forget { pending: &self.pending, id: &id };
         let message = message.encode(queue, Some((self.reply_to.clone(), id.clone())));
@@ -117,6 +139,43 @@ impl Client {
     /// Redrives an execution.
     pub async fn redrive(&self, redrive: Redrive) -> Result<Reply, ClientError> {
         self.request(redrive.execution.id(), ShardMessage::Redrive(redrive)).await
+    }
+
+    /// Has a service called once, by whoever has the role of a connector, and waits up to `wait` for what becomes of it;
+    /// `None` when that is not known by then.
+    pub async fn call(&self, call: OneCall, wait: Duration) -> Result<Option<ReportOutcome>, ClientError> {
+        let queue = self.topology.connectors();
+        self.broker.declare(&[QueueSpec::ours(&queue)]).await?;
+        let id = call.execution.id();
+        let token = self.token_key.sign(id, 1);
+        let (sender, outcome) = oneshot::channel();
+        lock(&self.pending).outcomes.insert(token.as_str().to_owned(), sender);
+        let _forget = Forget { pending: &self.pending, id: token.as_str() };
+        let task = TaskMessage {
+            queue,
+            attempt_id: format!("{id}-1"),
+            idempotency_key: format!("{id}-1"),
+            token: token.clone(),
+            attempt: 1,
+            execution: call.execution.to_string(),
+            state: call.state,
+            deadline: Some(call.deadline),
+            heartbeat_millis: None,
+            call: Some(call.target),
+            input: call.input,
+            reply_to: self.reply_to.clone(),
+            priority: 0,
+            fairness_key: String::new(),
+            republished: false,
+            traceparent: None,
+        };
+        let exchange = async {
+            for published in self.broker.publish(vec![task.encode()]).await {
+                published?;
+            }
+            outcome.await.map_err(|_| ClientError::Broker(stagepost_broker::Error::Closed))
+        };
+        timeout(wait, exchange).await.ok().transpose()
     }
 
     /// Reports what became of an attempt. A token of another installation is answered without asking anyone.
@@ -189,20 +248,25 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        lock(self.pending).remove(self.id);
+        let mut pending = lock(self.pending);
+        pending.replies.remove(self.id);
+        pending.outcomes.remove(self.id);
     }
 }
 
 /// A panic elsewhere cannot leave the map half changed, so a poisoned lock is as good as any.
-fn lock(pending: &Pending) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Reply>>> {
+fn lock(pending: &Pending) -> std::sync::MutexGuard<'_, Waiting> {
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn receive(mut replies: Box<dyn Consumer>, pending: Pending) {
     while let Some(deliveries) = replies.next(256).await {
         for delivery in deliveries {
-            let Some(id) = &delivery.properties.correlation_id else { continue };
-            let Some(sender) = lock(&pending).remove(id) else { continue };
+            let Some(id) = &delivery.properties.correlation_id else {
+                reported(&delivery, &pending);
+                continue;
+            };
+            let Some(sender) = lock(&pending).replies.remove(id) else { continue };
             match serde_json::from_slice(&delivery.body) {
                 // The asker may have gone away.
                 Ok(reply) => drop(sender.send(reply)),
@@ -211,5 +275,22 @@ async fn receive(mut replies: Box<dyn Consumer>, pending: Pending) {
                 }
             }
         }
+    }
+}
+
+/// What a connector says of calls.
+fn reported(delivery: &Delivery, pending: &Pending) {
+    let Ok(ShardMessage::Reports(reports)) = ShardMessage::decode(&delivery.body, &delivery.properties)
+    else {
+        tracing::warn!("a message to a client is neither a reply nor a report");
+        return;
+    };
+    for Report { token, outcome, .. } in reports {
+        if matches!(outcome, ReportOutcome::Started | ReportOutcome::Heartbeat) {
+            continue;
+        }
+        let sender = lock(pending).outcomes.remove(token.as_str());
+        // The asker may have gone away.
+        drop(sender.map(|sender| sender.send(outcome)));
     }
 }

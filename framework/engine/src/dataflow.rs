@@ -11,10 +11,10 @@ use std::{cell::OnceCell, sync::Arc};
 
 use serde_json::{Map, Value};
 use stagepost_asl::{
-    Catcher, Data, DataPath, EvalError, IntegrationPattern, Number, QueryLanguage, Resource, ResultPath,
-    State, StateKind, choice::Rule, intrinsic::Intrinsic, path::Path, template::Template,
+    Catcher, Data, DataPath, EvalError, Number, QueryLanguage, Resource, ResultPath, State, StateKind,
+    choice::Rule, intrinsic::Intrinsic, path::Path, template::Template,
 };
-use stagepost_protocol::{Payload, error_names, limits};
+use stagepost_protocol::{IntegrationPattern, Payload, error_names, limits};
 
 use crate::{
     command::Env,

@@ -13,10 +13,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Map, Value};
 use stagepost_asl::{
-    ErrorHandling, Resource, State, StateIndex, StateKind, StateMachine, Transition,
+    ErrorHandling, State, StateIndex, StateKind, StateMachine, Transition,
     retry::{self, Handling},
 };
-use stagepost_protocol::{Payload, limits};
+use stagepost_protocol::{ExecutionArn, Payload, ServiceCall, limits};
 
 use crate::{
     command::Env,
@@ -168,12 +168,22 @@ impl Working {
         &self.parameters
     }
 
-    /// What a Task state calls.
-    pub fn resource(&self) -> Option<&Resource> {
-        match &self.probe.execution.definition().state(self.probe.state).kind {
-            StateKind::Task(task) => Some(&task.resource),
+    /// What a Task state calls; `None` for activities and the other states.
+    pub fn target(&self) -> Option<ServiceCall> {
+        match &self.probe.state().kind {
+            StateKind::Task(task) => states::task::target(&task.resource),
             _ => None,
         }
+    }
+
+    /// The execution that the state pretends to be in.
+    pub fn execution(&self) -> &ExecutionArn {
+        &self.probe.execution.origin().arn
+    }
+
+    /// The name of the state.
+    pub fn state_name(&self) -> &str {
+        &self.probe.state().name
     }
 
     /// How long the work may take, if the state says so.

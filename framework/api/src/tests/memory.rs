@@ -8,12 +8,13 @@ use std::{
 
 use async_trait::async_trait;
 use stagepost_coordinator::{
-    client::ClientError,
+    client::{ClientError, OneCall},
     express::{Ended, RunError},
 };
 use stagepost_engine::End;
 use stagepost_protocol::{
-    ExecutionId, ExpressStart, Namespace, Payload, Report, StateMachineArn, TaskMessage, Timestamp,
+    ExecutionId, ExpressStart, Namespace, Payload, Report, ReportOutcome, StateMachineArn, TaskMessage,
+    Timestamp,
     shard::{Redrive, Reply, Start, Stop},
 };
 use stagepost_store::{
@@ -34,6 +35,8 @@ pub(super) struct Tables {
     pub(super) reports: Vec<Report>,
     pub(super) report_reply: Option<Reply>,
     pub(super) task: Option<TaskMessage>,
+    pub(super) calls: Vec<(OneCall, Duration)>,
+    pub(super) call_outcome: Option<ReportOutcome>,
     pub(super) down: bool,
 }
 
@@ -282,6 +285,16 @@ impl Commands for Memory {
         let (started_at, stopped_at) = (Timestamp::from_millis(1_000), Timestamp::from_millis(1_101));
         self.tables().express.push(start);
         Ok(Ended { end, started_at, stopped_at, peak_bytes: 1_000 })
+    }
+
+    async fn call(
+        &self,
+        call: OneCall,
+        wait: Duration,
+    ) -> std::result::Result<Option<ReportOutcome>, ClientError> {
+        let mut tables = self.tables();
+        tables.calls.push((call, wait));
+        Ok(tables.call_outcome.clone())
     }
 
     async fn poll_activity(

@@ -2,6 +2,7 @@
 //! answer, it is that one.
 
 use serde_json::{Map, Value, json};
+use stagepost_protocol::{Payload, ReportOutcome};
 
 use super::{ROLE, Server};
 
@@ -376,4 +377,60 @@ async fn what_cannot_be_tested_is_refused() {
     body["mock"]["result"] = "{".into();
     let refused = s.call("TestState", body).await.unwrap_err();
     assert_eq!(refused, ("ValidationException".to_owned(), "Mocked result must be valid JSON".to_owned()));
+}
+
+#[tokio::test]
+async fn a_task_without_a_mock_calls_its_service() {
+    let s = Server::new();
+    let function = "arn:aws:lambda:us-east-1:000000000000:function:f";
+    let failed = |error: &str| ReportOutcome::Failed { error: Some(error.into()), cause: Some("why".into()) };
+    let answered = ReportOutcome::Succeeded(Payload::parse("{\"v\":7}").unwrap());
+    let sqs = "sqs:sendMessage";
+    for (resource, called, outcome, timeout, expected) in [
+        (
+            function,
+            "lambda:function",
+            Some(answered.clone()),
+            None,
+            json!({ "status": "SUCCEEDED", "output": 7, "nextState": "After" }),
+        ),
+        (
+            "arn:aws:states:::sqs:sendMessage",
+            sqs,
+            Some(answered),
+            Some(9),
+            json!({ "status": "SUCCEEDED", "output": 7, "nextState": "After" }),
+        ),
+        (
+            "arn:aws:states:::sqs:sendMessage",
+            sqs,
+            Some(failed("E")),
+            None,
+            json!({ "status": "FAILED", "error": "E", "cause": "why" }),
+        ),
+        (
+            "arn:aws:states:::sqs:sendMessage",
+            sqs,
+            None,
+            Some(999),
+            json!({ "status": "RETRIABLE", "error": "States.Timeout" }),
+        ),
+    ] {
+        s.memory.tables().call_outcome = outcome;
+        let mut state = task(&json!({
+            "Resource": resource, "Parameters": { "x.$": "$.in" }, "OutputPath": "$.v",
+            "Retry": [{ "ErrorEquals": ["States.Timeout"] }],
+        }));
+        if let Some(seconds) = timeout {
+            state["TimeoutSeconds"] = seconds.into();
+        }
+        let answer =
+            s.ok("TestState", request(&state, &json!({ "in": 1 }), &json!({ "roleArn": ROLE }))).await;
+        assert_eq!(read(answer), expected, "{resource}");
+        let (call, wait) = s.memory.tables().calls.pop().unwrap();
+        assert_eq!(call.target.resource(), called);
+        assert_eq!(call.target.function.as_deref(), (called == "lambda:function").then_some(function));
+        assert_eq!(call.input.as_str(), "{\"x\":1}");
+        assert_eq!(wait.as_secs(), timeout.unwrap_or(300).min(300));
+    }
 }

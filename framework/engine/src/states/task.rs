@@ -124,6 +124,25 @@ pub(crate) fn submitted(resource: &Resource, output: Payload) -> EventKind {
     EventKind::TaskSubmitted { service: service(resource), output }
 }
 
+/// What a resource calls; `None` for activities, which are not called.
+pub(crate) fn target(resource: &Resource) -> Option<ServiceCall> {
+    Some(match resource {
+        Resource::Activity { .. } => return None,
+        Resource::Service { service, action, pattern, .. } => ServiceCall {
+            service: service.clone(),
+            action: action.clone(),
+            pattern: *pattern,
+            function: None,
+        },
+        Resource::Lambda { arn } => ServiceCall {
+            service: "lambda".to_owned(),
+            action: ServiceCall::FUNCTION.to_owned(),
+            pattern: IntegrationPattern::RequestResponse,
+            function: Some(arn.clone()),
+        },
+    })
+}
+
 /// The command of the open attempt in a scope; `None` where the request was accepted and is not to be made again.
 pub(crate) fn command(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> Option<Command> {
     let step: &Step = execution.live.scope(scope)?.step()?;
@@ -149,18 +168,7 @@ pub(crate) fn command(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> O
         Resource::Service { pattern: IntegrationPattern::WaitForTaskToken, .. } if attempt.submitted => {
             return None;
         }
-        Resource::Service { service, action, pattern, .. } => ServiceCall {
-            service: service.clone(),
-            action: action.clone(),
-            pattern: *pattern,
-            function: None,
-        },
-        Resource::Lambda { arn } => ServiceCall {
-            service: "lambda".to_owned(),
-            action: ServiceCall::FUNCTION.to_owned(),
-            pattern: IntegrationPattern::RequestResponse,
-            function: Some(arn.clone()),
-        },
+        resource => target(resource)?,
     };
     Some(Command::Call(Call {
         event_id: attempt.scheduled_id,

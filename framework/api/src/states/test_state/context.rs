@@ -1,8 +1,9 @@
 //! The context object of a state that is tried on its own.
 
 use serde_json::{Map, Value, json};
-use stagepost_asl::{IntegrationPattern, Resource, State, StateKind, StateMachine};
+use stagepost_asl::{Resource, State, StateKind, StateMachine};
 use stagepost_engine::Origin;
+use stagepost_protocol::IntegrationPattern;
 
 /// The name of the state in the context object, whatever it is called in its definition: recorded from the service.
 const STATE_NAME: &str = stagepost_asl::LONE_STATE;

@@ -2,16 +2,19 @@
 //! (<https://docs.aws.amazon.com/step-functions/latest/apireference/API_TestState.html>, and the developer guide's
 //! "Testing state machines with TestState API").
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, json};
-use stagepost_asl::{IntegrationPattern, LONE_STATE, Resource, State, StateIndex, StateKind, StateMachine};
+use stagepost_asl::{LONE_STATE, Resource, State, StateIndex, StateKind, StateMachine};
+use stagepost_coordinator::client::OneCall;
 use stagepost_engine::{
     Env, Origin,
     history::Failure,
-    probe::{self, Begun, Probed, Setup},
+    probe::{self, Begun, Probed, Setup, Working},
 };
-use stagepost_protocol::{Payload, StateMachineArn, TokenKey, limits};
+use stagepost_protocol::{
+    IntegrationPattern, Payload, ReportOutcome, StateMachineArn, TokenKey, error_names, limits,
+};
 use uuid::Uuid;
 
 use super::{Answer, Context, definitions, names};
@@ -24,6 +27,8 @@ mod context;
 mod schema;
 mod services;
 
+/// A test takes no longer (TestState: "can run for up to five minutes").
+const CALL_MAX: Duration = Duration::from_secs(300);
 /// JSON in a text.
 const DOCUMENT: Text = Text::sensitive(0, limits::PAYLOAD_BYTES_MAX);
 
@@ -250,19 +255,44 @@ pub(super) async fn test(cx: &Context<'_>, m: Members<'_>) -> Answer {
         .map_err(|e| ApiError::about(Code::InvalidExecutionInput, e))?;
     let setup = setup(cx, &request, machine, index, input)?;
 
-    let key = TokenKey::new(Uuid::new_v4().as_bytes());
-    let random = || Uuid::new_v4().as_u64_pair().0;
-    let env = Env { now: super::now(), token_key: &key, random: &random, activity_exists: &|_| true };
-    let begun = probe::begin(setup, &env).map_err(ApiError::internal)?;
+    let begun = evaluating(|env| probe::begin(setup, env)).map_err(ApiError::internal)?;
     let probed = match (begun, outcome) {
         (Begun::Ended(probed), _) => probed,
-        (Begun::Working(working), Some(outcome)) => working.finish(outcome, &env),
-        (Begun::Working(_), None) => {
-            let message = "TestState calls no services yet; specify a mock.";
-            return Err(ApiError::validation(message));
+        (Begun::Working(working), Some(outcome)) => evaluating(|env| working.finish(outcome, env)),
+        (Begun::Working(working), None) => {
+            let outcome = call(cx, one_call(&working)?).await?;
+            evaluating(|env| working.finish(outcome, env))
         }
     };
     Ok(answer(&request, &probed))
+}
+
+/// Gives an evaluation what it may know of the world.
+fn evaluating<T>(evaluate: impl FnOnce(&Env<'_>) -> T) -> T {
+    let key = TokenKey::new(Uuid::new_v4().as_bytes());
+    let random = || Uuid::new_v4().as_u64_pair().0;
+    evaluate(&Env { now: super::now(), token_key: &key, random: &random, activity_exists: &|_| true })
+}
+
+/// The work of a Task state, and how long it may take.
+fn one_call(working: &Working) -> Result<(OneCall, Duration), ApiError> {
+    let target = working.target().ok_or_else(|| ApiError::internal("only calls are made without a mock"))?;
+    let wait = working.timeout_seconds().map_or(CALL_MAX, |s| Duration::from_secs(s).min(CALL_MAX));
+    let deadline = super::now().plus_seconds_f64(wait.as_secs_f64());
+    let (execution, state) = (working.execution().clone(), working.state_name().to_owned());
+    Ok((OneCall { execution, state, target, input: working.parameters().clone(), deadline }, wait))
+}
+
+async fn call(
+    cx: &Context<'_>,
+    (call, wait): (OneCall, Duration),
+) -> Result<Result<Payload, Failure>, ApiError> {
+    Ok(match cx.api.commands.call(call, wait).await? {
+        Some(ReportOutcome::Succeeded(output)) => Ok(output),
+        Some(ReportOutcome::Failed { error, cause }) => Err(Failure { error, cause }),
+        None => Err(Failure { error: Some(error_names::TIMEOUT.to_owned()), cause: None }),
+        Some(other) => return Err(ApiError::internal(format!("a call came to {other:?}"))),
+    })
 }
 
 fn setup(

@@ -2,7 +2,7 @@
 //! that grow from year to year (runtimes, algorithms) are texts here: a mock is not refused for being newer than this
 //! table. Names are spelled as Step Functions spells them: the first letter is a capital.
 
-use stagepost_asl::IntegrationPattern;
+use stagepost_protocol::IntegrationPattern;
 
 use super::schema::{
     Field, Shape,
