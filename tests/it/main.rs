@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod examples;
+mod express;
 mod faults;
 mod shutdown;
 mod tidy;

@@ -133,7 +133,10 @@ impl Servers {
     /// The names of the queues that every installation has.
     pub fn own_queues(&self) -> Vec<String> {
         let shards = (0..4).map(|shard| format!("shard.{shard:02}"));
-        shards.chain(["callbacks".into(), "dead-letters".into()]).map(|name| self.queue(&name)).collect()
+        shards
+            .chain(["callbacks", "express", "dead-letters"].map(String::from))
+            .map(|name| self.queue(&name))
+            .collect()
     }
 
     async fn clean_up(amqp_url: String, queues: Vec<String>, schema: String, database_url: String) {

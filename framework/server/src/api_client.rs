@@ -31,6 +31,8 @@ pub const DEFAULT_ROLE: &str = "arn:aws:iam::000000000000:role/stagepost";
 
 /// How long an answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
+/// How long the answer to StartSyncExecution may take: as long as an Express execution, and some.
+const EXPRESS_WITHIN: Duration = Duration::from_secs(5 * 60 + 10);
 /// Largest answer that is read: a page of a history with large payloads.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The shortest and the longest pause between two looks at a running execution.
@@ -190,35 +192,35 @@ impl ApiClient {
 
     /// Creates a state machine, or gives it this definition if there is one of that name.
     pub async fn deploy(&self, name: &str, definition: &str) -> Result<StateMachineArn, CallError> {
-        self.deploy_with(name, definition, None).await.map(|(arn, _)| arn)
+        self.deploy_with(name, definition, None, None).await.map(|(arn, _)| arn)
     }
 
-    /// As [`ApiClient::deploy`], with a role; also tells what was done.
+    /// As [`ApiClient::deploy`], with a role and a type (`STANDARD`, the default of a new one, or `EXPRESS`); also tells
+    /// what was done.
     pub async fn deploy_with(
         &self,
         name: &str,
         definition: &str,
         role_arn: Option<&str>,
+        kind: Option<&str>,
     ) -> Result<(StateMachineArn, Deployed), CallError> {
         let arn = StateMachineArn { namespace: self.namespace.clone(), name: name.to_owned() };
         // Asked first, as creating what is there already says the same as creating it.
         match self.call("DescribeStateMachine", &json!({"stateMachineArn": arn})).await {
             Ok(there) => {
                 let same = |member: &str, text| there.get(member).and_then(Value::as_str) == Some(text);
+                if kind.is_some_and(|kind| !same("type", kind)) {
+                    // A type never changes, and nobody says so better than the API.
+                    self.create(name, definition, role_arn, kind).await?;
+                }
                 if same("definition", definition) && role_arn.is_none_or(|role| same("roleArn", role)) {
                     return Ok((arn, Deployed::Unchanged));
                 }
             }
             // A name that cannot be one is refused by CreateStateMachine, in better words.
             Err(error) if error.is("StateMachineDoesNotExist") || error.is("InvalidArn") => {
-                let role = role_arn.unwrap_or(DEFAULT_ROLE);
-                let request = json!({"name": name, "definition": definition, "roleArn": role});
-                match self.call("CreateStateMachine", &request).await {
-                    Ok(created) => {
-                        let arn =
-                            parsed(&self.endpoint, &created, "stateMachineArn", StateMachineArn::parse)?;
-                        return Ok((arn, Deployed::Created));
-                    }
+                match self.create(name, definition, role_arn, kind).await {
+                    Ok(arn) => return Ok((arn, Deployed::Created)),
                     // Somebody else was faster.
                     Err(error) if error.is("StateMachineAlreadyExists") => {}
                     Err(error) => return Err(error),
@@ -230,6 +232,41 @@ impl ApiClient {
         set(&mut request, "roleArn", role_arn);
         self.call("UpdateStateMachine", &request).await?;
         Ok((arn, Deployed::Updated))
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        definition: &str,
+        role_arn: Option<&str>,
+        kind: Option<&str>,
+    ) -> Result<StateMachineArn, CallError> {
+        let role = role_arn.unwrap_or(DEFAULT_ROLE);
+        let mut request = json!({"name": name, "definition": definition, "roleArn": role});
+        set(&mut request, "type", kind);
+        let created = self.call("CreateStateMachine", &request).await?;
+        parsed(&self.endpoint, &created, "stateMachineArn", StateMachineArn::parse)
+    }
+
+    /// Whether a state machine is of type EXPRESS: [`ApiClient::run_express`] then runs it to its end, and nothing can be
+    /// asked of its executions.
+    pub async fn is_express(&self, machine: &StateMachineArn) -> Result<bool, CallError> {
+        let described = self.call("DescribeStateMachine", &json!({"stateMachineArn": machine})).await?;
+        Ok(described["type"] == "EXPRESS")
+    }
+
+    /// Runs an Express execution to its end, which is within five minutes; without a name it gets one.
+    pub async fn run_express(
+        &self,
+        machine: &StateMachineArn,
+        input: &str,
+        name: Option<&str>,
+    ) -> Result<ExecutionDescription, CallError> {
+        let mut request = json!({"stateMachineArn": machine, "input": input});
+        set(&mut request, "name", name);
+        let operation = "StartSyncExecution";
+        let ended = self.call_within(EXPRESS_WITHIN, operation, &request).await?;
+        description(&ended).ok_or_else(|| self.not_the_api("StartSyncExecution's answer lacks a field"))
     }
 
     /// Starts an execution; without a name it gets one.
@@ -403,9 +440,18 @@ impl ApiClient {
 
     /// Calls any operation of `AWSStepFunctions` and returns its answer.
     pub async fn call(&self, operation: &str, request: &Value) -> Result<Value, CallError> {
-        let answer = timeout(ANSWER_WITHIN, self.exchange(operation, request)).await;
+        self.call_within(ANSWER_WITHIN, operation, request).await
+    }
+
+    async fn call_within(
+        &self,
+        limit: Duration,
+        operation: &str,
+        request: &Value,
+    ) -> Result<Value, CallError> {
+        let answer = timeout(limit, self.exchange(operation, request)).await;
         answer.unwrap_or_else(|_| {
-            let reason = format!("{operation} was not answered within {} seconds", ANSWER_WITHIN.as_secs());
+            let reason = format!("{operation} was not answered within {} seconds", limit.as_secs());
             Err(CallError::Trouble { endpoint: self.endpoint.clone(), reason })
         })
     }

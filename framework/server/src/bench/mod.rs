@@ -4,6 +4,7 @@
 //! It brings a coordinator and a worker of its own, queues of a prefix of its own and a schema (or a file) of its
 //! own, all of which it removes: what the installation holds is not touched.
 
+mod express;
 mod floor;
 mod scenario;
 mod target;
@@ -11,7 +12,7 @@ mod usage;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -32,6 +33,9 @@ pub enum Scenario {
     Waiting,
     /// `--executions` whose timers are due at once: how late they are.
     Timers,
+    /// `--executions` of three Pass states, and of one activity: as Express executions, synchronous and asynchronous, and
+    /// as standard ones.
+    Express,
 }
 
 /// Options of `stagepost bench`.
@@ -40,7 +44,7 @@ pub struct BenchArgs {
     /// What to measure.
     #[arg(value_enum)]
     pub scenario: Scenario,
-    /// How many executions. Default: 2000 for sequence, 200 for latency, 1 for map, 10000 for waiting and timers.
+    /// How many executions. Default: 2000 for sequence and express, 200 for latency, 1 for map, 10000 for waiting and timers.
     #[arg(long)]
     pub executions: Option<usize>,
     /// Activities of an execution (sequence).
@@ -82,7 +86,7 @@ struct Load {
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 struct Figures {
-    /// Activities (or starts, for waiting; or timers) per second.
+    /// Activities (or starts, for waiting; timers; or executions, for express) per second.
     steps_per_s: f64,
     /// The time of one step (sequence), one execution (latency, map), one start (waiting), or how late a timer was.
     p50_ms: f64,
@@ -105,7 +109,17 @@ struct Report {
     figures: Figures,
     #[serde(skip_serializing_if = "Option::is_none")]
     floor: Option<Figures>,
+    /// What was measured beside each other; the first is `figures` too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    compared: Vec<Compared>,
     settings: Settings,
+}
+
+#[derive(Debug, Serialize)]
+struct Compared {
+    name: &'static str,
+    #[serde(flatten)]
+    figures: Figures,
 }
 
 #[derive(Debug, Serialize)]
@@ -202,17 +216,21 @@ pub async fn run(args: BenchArgs) -> Result<()> {
 
 async fn measure(args: &BenchArgs) -> Result<Report> {
     let (executions, most) = match args.scenario {
-        Scenario::Sequence => (args.executions.unwrap_or(2000), args.in_flight),
+        Scenario::Sequence | Scenario::Express => (args.executions.unwrap_or(2000), args.in_flight),
         Scenario::Latency => (args.executions.unwrap_or(200), 1),
         Scenario::Map => (args.executions.unwrap_or(1), 1),
         Scenario::Waiting | Scenario::Timers => (args.executions.unwrap_or(10_000), args.in_flight),
     };
+    if args.floor && args.scenario == Scenario::Express {
+        bail!("--floor says nothing about express: it is measured beside standard executions");
+    }
     if executions == 0 || args.steps == 0 || args.items == 0 || most == 0 {
         bail!("--executions, --steps, --items and --in-flight must be at least 1");
     }
     // Alternating only means something where there is something to alternate with, and enough of it.
+    let compares = args.floor || args.scenario == Scenario::Express;
     let alternates =
-        args.floor && executions >= 30 && !matches!(args.scenario, Scenario::Waiting | Scenario::Timers);
+        compares && executions >= 30 && !matches!(args.scenario, Scenario::Waiting | Scenario::Timers);
     let rounds = if alternates { 3 } else { 1 };
     let load = Load {
         executions: executions.div_ceil(rounds),
@@ -223,6 +241,22 @@ async fn measure(args: &BenchArgs) -> Result<Report> {
     };
     let target = Target::new(args.amqp_url.clone(), args.database_url.clone())?;
     let processes = target.processes();
+    let settings =
+        Settings { load: Load { executions, ..load }, rounds, servers_counted: processes.servers_counted };
+    if args.scenario == Scenario::Express {
+        let measured = express::run(&target, &processes, load, rounds).await?;
+        let mut compared = measured.into_iter().map(|(name, m)| Compared { name, figures: m.figures() });
+        let first = compared.next().context("there are variants")?;
+        let figures = first.figures.clone();
+        return Ok(Report {
+            scenario: args.scenario,
+            target: target.name(),
+            figures,
+            floor: None,
+            compared: std::iter::once(first).chain(compared).collect(),
+            settings,
+        });
+    }
     let mut ours = Measured::default();
     let mut floor = Measured::default();
     for _ in 0..rounds {
@@ -241,11 +275,8 @@ async fn measure(args: &BenchArgs) -> Result<Report> {
         target: target.name(),
         figures: ours.figures(),
         floor: args.floor.then(|| floor.figures()),
-        settings: Settings {
-            load: Load { executions, ..load },
-            rounds,
-            servers_counted: processes.servers_counted,
-        },
+        compared: Vec::new(),
+        settings,
     })
 }
 
@@ -261,24 +292,33 @@ fn floor_load(scenario: Scenario, load: Load) -> Load {
 
 fn readable(report: &Report) -> String {
     let load = &report.settings.load;
+    let width = report.compared.iter().map(|compared| compared.name.len()).max().unwrap_or(10);
     let mut lines = vec![
         format!(
             "{:?} on {}: {} executions, {} steps, {} items, {} at a time",
             report.scenario, report.target, load.executions, load.steps, load.items, load.in_flight
         ),
         format!(
-            "{:<10} {:>12} {:>10} {:>10} {:>14} {:>9}",
-            "", "steps/s", "p50 ms", "p99 ms", "CPU us/step", "peak MB"
+            "{:<width$} {:>12} {:>10} {:>10} {:>14} {:>9}",
+            "",
+            if report.compared.is_empty() { "steps/s" } else { "executions/s" },
+            "p50 ms",
+            "p99 ms",
+            "CPU us/step",
+            "peak MB"
         ),
     ];
     let mut row = |name: &str, f: &Figures| {
         let peak = f.peak_mb.map_or("-".into(), |mb| format!("{mb:.1}"));
         lines.push(format!(
-            "{name:<10} {:>12.1} {:>10.3} {:>10.3} {:>14.1} {peak:>9}",
+            "{name:<width$} {:>12.1} {:>10.3} {:>10.3} {:>14.1} {peak:>9}",
             f.steps_per_s, f.p50_ms, f.p99_ms, f.cpu_us_per_step
         ));
     };
-    row("stagepost", &report.figures);
+    if report.compared.is_empty() {
+        row("stagepost", &report.figures);
+    }
+    report.compared.iter().for_each(|compared| row(compared.name, &compared.figures));
     if let Some(floor) = &report.floor {
         row("floor", floor);
         let f = &report.figures;

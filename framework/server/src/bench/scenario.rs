@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use stagepost::{Failure, Worker, activities, activity};
-use stagepost_coordinator::{Client, Coordinator, Options, Parts, installation_token_key};
+use stagepost_coordinator::{Client, Coordinator, Options, Parts, express, installation_token_key};
+use stagepost_engine::End;
 use stagepost_protocol::{
     ExecutionId, Namespace, Payload, Shards, StateMachineArn,
     shard::{Reply, Start},
@@ -31,16 +32,15 @@ async fn no_op(input: serde_json::Value) -> Result<serde_json::Value, Failure> {
 }
 
 /// Nothing that happens in a benchmark takes as long; past it something is stuck.
-const STUCK: Duration = Duration::from_secs(300);
+pub(super) const STUCK: Duration = Duration::from_secs(300);
 
 type Waiting = Arc<Mutex<HashMap<ExecutionId, oneshot::Sender<Instant>>>>;
 
-struct Rig {
+pub(super) struct Rig {
     opened: Opened,
-    coordinator: Coordinator,
-    client: Arc<Client>,
-    machine: StateMachineArn,
-    definition_id: String,
+    pub(super) coordinator: Coordinator,
+    pub(super) client: Arc<Client>,
+    pub(super) machine: StateMachineRow,
     waiting: Waiting,
     stop_worker: oneshot::Sender<()>,
     worker: tokio::task::JoinHandle<()>,
@@ -54,35 +54,49 @@ pub(super) async fn run(
     scenario: Scenario,
     load: Load,
 ) -> Result<Measured> {
-    let rig = Rig::start(target, scenario, load).await?;
+    // Queues, connections and caches are there before the clock runs. Nothing else is warmed up.
+    let warm = !matches!(scenario, Scenario::Waiting | Scenario::Timers);
+    let rig = Rig::start(target, &definition(scenario, load), "STANDARD", load, warm).await?;
     let measured = match scenario {
         Scenario::Sequence | Scenario::Latency | Scenario::Map => rig.complete(processes, load).await,
         Scenario::Waiting => rig.accept_and_idle(processes, load).await,
         Scenario::Timers => rig.timers(processes, load).await,
+        Scenario::Express => bail!("Express executions are measured beside standard ones"),
     };
     rig.stop().await?;
     measured
 }
 
-fn definition(scenario: Scenario, load: Load) -> serde_json::Value {
-    let task = |next: Option<String>| {
-        let mut state = json!({"Type": "Task", "Resource": "arn:aws:states:::activity:no_op"});
-        match next {
-            Some(next) => state["Next"] = json!(next),
-            None => state["End"] = json!(true),
+/// A task that does nothing.
+pub(super) fn task() -> serde_json::Value {
+    json!({"Type": "Task", "Resource": "arn:aws:states:::activity:no_op"})
+}
+
+fn last(mut state: serde_json::Value) -> serde_json::Value {
+    state["End"] = json!(true);
+    state
+}
+
+/// So many copies of a state, one after the other.
+pub(super) fn sequence(steps: usize, state: &serde_json::Value) -> serde_json::Value {
+    let step = |i: usize| {
+        let mut state = state.clone();
+        if i == steps {
+            return last(state);
         }
+        state["Next"] = json!(format!("Step{}", i + 1));
         state
     };
+    let states: serde_json::Map<_, _> = (1..=steps).map(|i| (format!("Step{i}"), step(i))).collect();
+    json!({"StartAt": "Step1", "States": states})
+}
+
+fn definition(scenario: Scenario, load: Load) -> serde_json::Value {
     match scenario {
-        Scenario::Sequence | Scenario::Latency => {
-            let next = |i: usize| (i < load.steps).then(|| format!("Step{}", i + 1));
-            let states: serde_json::Map<_, _> =
-                (1..=load.steps).map(|i| (format!("Step{i}"), task(next(i)))).collect();
-            json!({"StartAt": "Step1", "States": states})
-        }
+        Scenario::Sequence | Scenario::Latency | Scenario::Express => sequence(load.steps, &task()),
         Scenario::Map => json!({"StartAt": "Map", "States": {"Map": {
             "Type": "Map", "End": true,
-            "ItemProcessor": {"StartAt": "Item", "States": {"Item": task(None)}},
+            "ItemProcessor": {"StartAt": "Item", "States": {"Item": last(task())}},
         }}}),
         Scenario::Waiting => json!({"StartAt": "Token", "States": {"Token": {
             "Type": "Task", "End": true, "TimeoutSeconds": 86_400,
@@ -95,30 +109,33 @@ fn definition(scenario: Scenario, load: Load) -> serde_json::Value {
 }
 
 impl Rig {
-    async fn start(target: &Target, scenario: Scenario, load: Load) -> Result<Rig> {
+    /// A coordinator, a worker and a state machine of a type. `warm`: it has run once.
+    pub(super) async fn start(
+        target: &Target,
+        definition: &serde_json::Value,
+        kind: &str,
+        load: Load,
+        warm: bool,
+    ) -> Result<Rig> {
         let prefix = format!("stagepost-bench-{}", uuid::Uuid::new_v4().simple());
         let opened = target.open(&prefix).await?;
         let shards = Shards::new(load.shards).context("--shards must be 1 to 1024")?;
         let topology = Topology::new(prefix.clone());
         let token_key = installation_token_key(&*opened.store).await?;
 
-        let machine = StateMachineArn { namespace: Namespace::default(), name: "bench".into() };
         let clock = Options::default().clock;
-        let row = StateMachineRow {
-            arn: machine.clone(),
+        let machine = StateMachineRow {
+            arn: StateMachineArn { namespace: Namespace::default(), name: "bench".into() },
             definition_id: uuid::Uuid::new_v4().to_string(),
             role_arn: "arn:aws:iam::000000000000:role/bench".into(),
-            kind: "STANDARD".into(),
+            kind: kind.into(),
             status: "ACTIVE".into(),
             created_at: clock.now(),
             updated_at: clock.now(),
             settings: Payload::empty_object(),
         };
-        let text = definition(scenario, load).to_string();
-        opened
-            .store
-            .create_state_machine(&row, &DefinitionRow { id: row.definition_id.clone(), text })
-            .await?;
+        let row = DefinitionRow { id: machine.definition_id.clone(), text: definition.to_string() };
+        opened.store.create_state_machine(&machine, &row).await?;
 
         let waiting = Waiting::default();
         let ended = waiting.clone();
@@ -136,7 +153,7 @@ impl Rig {
         let parts = Parts { store: opened.store.clone(), broker: opened.coordinator_broker.clone() };
         let mut queues: Vec<String> = shards.all().map(|shard| topology.shard(shard)).collect();
         queues.extend(["no_op", "nobody"].map(|name| topology.activity(&Namespace::default(), name)));
-        queues.extend([topology.callbacks(), topology.dead_letters()]);
+        queues.extend([topology.callbacks(), topology.express(), topology.dead_letters()]);
         let coordinator = Coordinator::start(parts, options, token_key.clone()).await?;
         let broker = opened.coordinator_broker.clone();
         let client = Client::connect(broker, topology, shards, token_key).await?;
@@ -157,25 +174,17 @@ impl Rig {
                 tracing::error!(%error, "the benchmark's worker failed");
             }
         });
-        let rig = Rig {
-            opened,
-            coordinator,
-            client,
-            machine,
-            definition_id: row.definition_id,
-            waiting,
-            stop_worker,
-            worker,
-            queues,
-        };
-        // Queues, connections and caches are there before the clock runs. Nothing else is warmed up.
-        if !matches!(scenario, Scenario::Waiting | Scenario::Timers) {
-            rig.execute(Payload::from_value(&json!([0])), "warm-up".into()).await?;
+        let rig = Rig { opened, coordinator, client, machine, waiting, stop_worker, worker, queues };
+        let input = Payload::from_value(&json!([0]));
+        match (warm, rig.machine.is_express()) {
+            (false, _) => {}
+            (true, false) => drop(rig.execute(input, "warm-up".into()).await?),
+            (true, true) => drop(rig.run_express(input, "warm-up").await?),
         }
         Ok(rig)
     }
 
-    async fn stop(self) -> Result<()> {
+    pub(super) async fn stop(self) -> Result<()> {
         // The worker may have ended by itself.
         let _ = self.stop_worker.send(());
         self.worker.await?;
@@ -186,10 +195,10 @@ impl Rig {
 
     fn request(&self, input: Payload, name: &str) -> Start {
         Start {
-            execution: self.machine.execution(name),
-            state_machine: self.machine.clone(),
-            definition_id: self.definition_id.clone(),
-            role_arn: "arn:aws:iam::000000000000:role/bench".into(),
+            execution: self.machine.arn.execution(name),
+            state_machine: self.machine.arn.clone(),
+            definition_id: self.machine.definition_id.clone(),
+            role_arn: self.machine.role_arn.clone(),
             input,
             trace_header: None,
             fresh: true,
@@ -214,8 +223,17 @@ impl Rig {
         ended.context("the coordinator is gone")
     }
 
+    /// Runs an Express execution to its end, and returns then.
+    pub(super) async fn run_express(&self, input: Payload, name: &str) -> Result<Instant> {
+        let ended = self.coordinator.runner().run(express::start(&self.machine, name, input)).await?;
+        match ended.end {
+            End::Succeeded(_) => Ok(Instant::now()),
+            other => bail!("an Express execution ended with {other:?}"),
+        }
+    }
+
     /// Runs `count` pieces of work, `in_flight` at a time, and collects what they took.
-    async fn many<F>(
+    pub(super) async fn many<F>(
         self: &Rig,
         count: usize,
         in_flight: usize,
@@ -235,7 +253,7 @@ impl Rig {
         futures_util::future::try_join_all(pieces).await
     }
 
-    async fn complete(&self, processes: &Processes, load: Load) -> Result<Measured> {
+    pub(super) async fn complete(&self, processes: &Processes, load: Load) -> Result<Measured> {
         let items: Vec<usize> = (0..load.items).collect();
         let input = Payload::from_value(&json!(items));
         let meter = Meter::begin(processes);

@@ -332,6 +332,23 @@ impl ClientArgs {
     }
 }
 
+/// The type of a state machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MachineType {
+    Standard,
+    Express,
+}
+
+impl MachineType {
+    /// As the API spells it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            MachineType::Standard => "STANDARD",
+            MachineType::Express => "EXPRESS",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DeployArgs {
     /// The definition; `-` for standard input
@@ -342,6 +359,10 @@ pub(crate) struct DeployArgs {
     /// Its role. Nothing assumes it; a new state machine gets one by default
     #[arg(long, value_name = "ARN")]
     pub(crate) role_arn: Option<String>,
+    /// Whether its executions are kept (standard, the default of a new one), or run in memory for at most five minutes
+    /// (express). It never changes
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kind: Option<MachineType>,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
@@ -356,7 +377,7 @@ pub(crate) struct StartArgs {
     /// The name of the execution: a name starts one execution, however often it is tried
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Show the states as they pass, and print the output
+    /// Show the states as they pass, and print the output. An Express execution shows no states
     #[arg(long)]
     pub(crate) wait: bool,
     #[command(flatten)]

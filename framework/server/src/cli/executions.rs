@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use stagepost_protocol::{ExecutionArn, Namespace, StateMachineArn};
-use stagepost_server::{ApiClient, HistoryEvent, Steps, Style};
+use stagepost_server::{ApiClient, ExecutionDescription, HistoryEvent, Steps, Style};
 use stagepost_store::ExecutionStatus;
 
 use super::{
@@ -22,6 +22,9 @@ pub(crate) async fn start(args: StartArgs, namespace: Namespace) -> Result<ExitC
     let api = args.client.client(namespace)?;
     let machine = machine_arn(&api, &args.state_machine)?;
     let input = output::typed_json("--input", &args.input)?;
+    if args.wait && api.is_express(&machine).await? {
+        return run_express(&api, &machine, &input, &args).await;
+    }
     let execution = api.start(&machine, &input, args.name.as_deref()).await?;
     if args.wait {
         return wait(&api, &execution, args.client.json).await;
@@ -34,6 +37,29 @@ pub(crate) async fn start(args: StartArgs, namespace: Namespace) -> Result<ExitC
         output::data(&execution.to_string());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// An Express execution: it keeps no history, so there is nothing to show of it but its end.
+async fn run_express(
+    api: &ApiClient,
+    machine: &StateMachineArn,
+    input: &str,
+    args: &StartArgs,
+) -> Result<ExitCode, Failure> {
+    let ended = api.run_express(machine, input, args.name.as_deref()).await?;
+    if args.client.json {
+        let ExecutionDescription { arn, status, output, error, cause, .. } = &ended;
+        let status = status.as_str();
+        output::json(&json!({
+            "executionArn": arn, "status": status, "output": output, "error": error, "cause": cause
+        }));
+    } else {
+        output::notes(&Steps::new(Style::of(&std::io::stderr())).ended(&ended));
+        if let Some(text) = &ended.output {
+            output::json_text(text);
+        }
+    }
+    Ok(ExitCode::from(u8::from(ended.status != ExecutionStatus::Succeeded)))
 }
 
 async fn wait(api: &ApiClient, execution: &ExecutionArn, json: bool) -> Result<ExitCode, Failure> {

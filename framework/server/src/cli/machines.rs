@@ -8,7 +8,7 @@ use stagepost_protocol::Namespace;
 use stagepost_server::{CallError, Deployed, Style};
 
 use super::{
-    args::{DeployArgs, ListArgs},
+    args::{DeployArgs, ListArgs, MachineType},
     executions::machine_arn,
     failure::Failure,
     output, validate,
@@ -18,7 +18,8 @@ pub(crate) async fn deploy(args: DeployArgs, namespace: Namespace) -> Result<Exi
     let api = args.client.client(namespace)?;
     let text = output::read_file(&args.file)?;
     let style = Style::of(&std::io::stderr());
-    let deployed = api.deploy_with(&args.name, &text, args.role_arn.as_deref()).await;
+    let kind = args.kind.map(MachineType::as_str);
+    let deployed = api.deploy_with(&args.name, &text, args.role_arn.as_deref(), kind).await;
     let (arn, deployed) = deployed.map_err(|error| refused(error, &text, &args.file, style))?;
     let done = match deployed {
         Deployed::Created => "created",

@@ -59,7 +59,7 @@ async fn a_machine_is_deployed_started_followed_and_gives_its_output() {
     // Deployed again under its name it is another definition of the same machine.
     let changed = MACHINE.replace("100", "1000");
     for (text, done) in [(MACHINE, Deployed::Unchanged), (&changed, Deployed::Updated)] {
-        assert_eq!(api.deploy_with("hold", text, None).await.unwrap(), (machine.clone(), done));
+        assert_eq!(api.deploy_with("hold", text, None, None).await.unwrap(), (machine.clone(), done));
     }
     let error = api.start(&machine, "{}", Some("one")).await.unwrap_err();
     assert!(error.is("ExecutionAlreadyExists"), "{error}");
