@@ -4,7 +4,7 @@ use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc, time::Durat
 
 use stagepost_asl::StateMachine;
 use stagepost_broker::QueueSpec;
-use stagepost_engine::{Applied, Command, Env, Execution, Ignored, Input, Origin, Outcome};
+use stagepost_engine::{Applied, Env, Execution, Ignored, Input, Origin, Outcome};
 use stagepost_protocol::{ExpressStart, Message, Timestamp, express::Logging, shard::Reply};
 use tokio::{
     sync::mpsc,
@@ -196,11 +196,10 @@ impl Running {
         let runner = &self.entry.runner;
         add(&runner.shared.metrics.tasks_dispatched, applied.commands.len());
         for command in applied.commands {
-            // An attempt is worth nothing once this process is gone; what services are asked to do is.
-            let lasting = matches!(command, Command::Call(_));
             let mut message =
                 dispatch::message(&runner.topology, &runner.inbox, self.entry.id, arn, command, false);
-            message.persistent &= lasting;
+            // An attempt is worth nothing once this process is gone.
+            message.persistent = false;
             self.outbox.declare.extend(runner.declaration(&message.queue));
             self.outbox.messages.push(message);
         }
