@@ -49,7 +49,7 @@ impl Timestamp {
         // RFC 3339 wants a date, a `T`, a time with seconds and an offset; jiff alone would also accept less.
         let bytes = text.as_bytes();
         let shaped = bytes.len() >= 20 && bytes[4] == b'-' && bytes[7] == b'-' && bytes[10] == b'T';
-        if !shaped || text.contains('[') {
+        if !shaped || text.contains(['[', 'z']) {
             return None;
         }
         text.parse::<jiff::Timestamp>().ok().map(|t| Timestamp(t.as_millisecond()))

@@ -34,15 +34,16 @@ async fn express_machines_have_no_jobs_and_no_tokens() {
     let s = Server::new();
     let arn = s.express("m").await;
     let standard = s.machine("standard").await;
+    // The service says the last one with a space more.
     for (resource, what) in [
-        ("arn:aws:states:::states:startExecution.sync", ".sync"),
-        ("arn:aws:states:::states:startExecution.sync:2", ".sync"),
-        ("arn:aws:states:::sqs:sendMessage.waitForTaskToken", ".waitForTaskToken"),
+        ("arn:aws:states:::states:startExecution.sync", "'.sync' service integration"),
+        ("arn:aws:states:::states:startExecution.sync:2", "'.sync' service integration"),
+        ("arn:aws:states:::sqs:sendMessage.waitForTaskToken", "'.waitForTaskToken' service integration "),
     ] {
         let definition = calls(resource);
         let message = format!(
             "Invalid State Machine Definition: 'SCHEMA_VALIDATION_FAILED: Express state machine does not support \
-             '{what}' service integration at /States/S/Resource'"
+             {what} at /States/S/Resource'"
         );
         let refused = ("InvalidDefinition".to_owned(), message);
         let create = json!({ "name": "n", "definition": definition, "roleArn": ROLE, "type": "EXPRESS" });

@@ -8,18 +8,21 @@ use super::{
     finding::{Severity, codes},
     node::Findings,
 };
-use crate::model::{ErrorHandling, IntegrationPattern, Resource, State, StateKind, TaskState};
+use crate::model::{
+    ErrorHandling, FailState, IntegrationPattern, Resource, State, StateKind, TaskState, Text,
+};
 
 /// Looks at each state of a machine.
 pub(super) fn check(found: &mut Findings, states: &[State]) {
+    let raised: HashSet<&str> = states.iter().filter_map(raises).collect();
     for state in states {
         match &state.kind {
             StateKind::Task(task) => {
                 waits(found, state, task);
-                errors(found, state, &task.errors);
+                errors(found, state, &task.errors, &raised);
             }
-            StateKind::Parallel(parallel) => errors(found, state, &parallel.errors),
-            StateKind::Map(map) => errors(found, state, &map.errors),
+            StateKind::Parallel(parallel) => errors(found, state, &parallel.errors, &raised),
+            StateKind::Map(map) => errors(found, state, &map.errors, &raised),
             StateKind::Choice(choice) if choice.default.is_none() => {
                 let message =
                     "Without 'Default', data that no rule matches fails with States.NoChoiceMatched";
@@ -28,6 +31,14 @@ pub(super) fn check(found: &mut Findings, states: &[State]) {
             }
             _ => {}
         }
+    }
+}
+
+/// The error that a Fail state ends with.
+fn raises(state: &State) -> Option<&str> {
+    match &state.kind {
+        StateKind::Fail(FailState { error: Some(Text::Fixed(error)), .. }) => Some(error),
+        _ => None,
     }
 }
 
@@ -62,14 +73,19 @@ fn waits(found: &mut Findings, state: &State, task: &TaskState) {
 }
 
 /// Names of errors that do not exist, and rules that never apply because an earlier one does.
-fn errors(found: &mut Findings, state: &State, handling: &ErrorHandling) {
+fn errors(found: &mut Findings, state: &State, handling: &ErrorHandling, raised: &HashSet<&str>) {
     let retry = handling.retry.iter().map(|rule| &rule.error_equals);
     let catch = handling.catch.iter().map(|rule| &rule.error_equals);
-    rules(found, &format!("{}/Retry", state.pointer), retry);
-    rules(found, &format!("{}/Catch", state.pointer), catch);
+    rules(found, &format!("{}/Retry", state.pointer), retry, raised);
+    rules(found, &format!("{}/Catch", state.pointer), catch, raised);
 }
 
-fn rules<'a>(found: &mut Findings, pointer: &str, rules: impl Iterator<Item = &'a Vec<String>>) {
+fn rules<'a>(
+    found: &mut Findings,
+    pointer: &str,
+    rules: impl Iterator<Item = &'a Vec<String>>,
+    raised: &HashSet<&str>,
+) {
     let mut earlier: HashSet<&str> = HashSet::new();
     for (index, names) in rules.enumerate() {
         for (place, name) in names.iter().enumerate() {
@@ -77,7 +93,10 @@ fn rules<'a>(found: &mut Findings, pointer: &str, rules: impl Iterator<Item = &'
             if earlier.contains(name.as_str()) {
                 let message = format!("An earlier rule has '{name}' already: this one never sees it");
                 found.add(Severity::Warning, codes::UNREACHABLE_RULE, at(), message);
-            } else if name.starts_with("States.") && !error_names::is_reserved(name) {
+            } else if name.starts_with("States.")
+                && !error_names::is_reserved(name)
+                && !raised.contains(name.as_str())
+            {
                 let help = found.near_match(name, error_names::RESERVED);
                 let message =
                     format!("'{name}' is no error of the language: names in 'States.' are reserved");

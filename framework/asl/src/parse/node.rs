@@ -294,6 +294,17 @@ impl Findings {
         }
     }
 
+    /// A field as a path to one place.
+    pub(crate) fn single_path(&mut self, node: &Node<'_>, field: &str) -> Option<Path> {
+        let path = self.path(node, field)?;
+        if path.is_definite() {
+            return Some(path);
+        }
+        let message = "Value is not a Reference Path: it may lead to several values";
+        self.schema(node.at(field), message);
+        None
+    }
+
     /// `InputPath` and `OutputPath`.
     pub(crate) fn data_path(&mut self, node: &Node<'_>, field: &str) -> DataPath {
         match node.get(field) {
@@ -390,6 +401,9 @@ impl Findings {
         if self.is_jsonata() {
             return self.jsonata(node, field, field);
         }
+        if !source.is_object() {
+            return self.wrong_type(node.at(field), "Object");
+        }
         self.warn_about_missing_dollars(source, &mut node.at(field));
         match Template::compile(source) {
             Ok(template) => Some(template),
@@ -458,7 +472,7 @@ impl Findings {
         let path_field = format!("{field}Path");
         self.at_most_one(node, &[field, &path_field]);
         let fixed = self.integer(node, field, range).map(Number::Fixed);
-        fixed.or_else(|| self.path(node, &path_field).map(Number::Path))
+        fixed.or_else(|| self.single_path(node, &path_field).map(Number::Path))
     }
 
     /// Says so when more than one of the fields is there. Returns how many are.

@@ -248,8 +248,8 @@ fn wait(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> O
         }
         timestamp.map(WaitUntil::Timestamp)
     });
-    let seconds_path = found.path(node, "SecondsPath").map(WaitUntil::SecondsPath);
-    let timestamp_path = found.path(node, "TimestampPath").map(WaitUntil::TimestampPath);
+    let seconds_path = found.single_path(node, "SecondsPath").map(WaitUntil::SecondsPath);
+    let timestamp_path = found.single_path(node, "TimestampPath").map(WaitUntil::TimestampPath);
     let transition = transition(found, origin, node);
     let until = seconds.or(timestamp).or(seconds_path).or(timestamp_path);
     Some(WaitState { until: until?, transition: transition? })

@@ -2,6 +2,7 @@
 
 mod expressions;
 mod hostile;
+mod specification;
 mod warnings;
 
 use super::*;

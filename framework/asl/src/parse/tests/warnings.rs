@@ -41,6 +41,15 @@ fn rules_for_errors_that_never_come() {
             call(lambda, r#""Retry": [{"ErrorEquals": ["A", "B"]}, {"ErrorEquals": ["C", "B"]}],"#),
             &["UNREACHABLE_RULE /States/S/Retry/1/ErrorEquals/1: An earlier rule has 'B' already"],
         ),
+        // What the machine itself raises is no mistake.
+        (
+            machine(
+                r#""S": {"Type": "Parallel", "End": true, "Catch": [{"ErrorEquals": ["States.Own"], "Next": "T"}],
+                    "Branches": [{"StartAt": "F", "States": {"F": {"Type": "Fail", "Error": "States.Own"}}}]},
+                   "T": {"Type": "Succeed"}"#,
+            ),
+            &[],
+        ),
         // Retriers and catchers are two lists.
         (
             machine(
