@@ -294,3 +294,74 @@ fn reported(delivery: &Delivery, pending: &Pending) {
         drop(sender.map(|sender| sender.send(outcome)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use stagepost_broker::in_process::InProcessBroker;
+    use stagepost_protocol::{IntegrationPattern, StateMachineArn};
+
+    use super::*;
+
+    fn call(name: &str) -> OneCall {
+        let machine = StateMachineArn { namespace: Namespace::default(), name: "m".to_owned() };
+        let target = ServiceCall {
+            service: "lambda".to_owned(),
+            action: "invoke".to_owned(),
+            pattern: IntegrationPattern::RequestResponse,
+            function: None,
+        };
+        let input = Payload::parse("{\"a\":1}").unwrap();
+        OneCall {
+            execution: machine.execution(name),
+            state: "S".to_owned(),
+            target,
+            input,
+            deadline: Timestamp::from_millis(7),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_outcome_of_a_call_goes_to_who_asked() {
+        let broker: Arc<dyn Broker> = InProcessBroker::new();
+        let (topology, key) = (Topology::default(), TokenKey::new(&[1; 32]));
+        let shards = Shards::new(1).unwrap();
+        let client = Client::connect(broker.clone(), topology.clone(), shards, key).await.unwrap();
+        let queue = topology.connectors();
+        broker.declare(&[QueueSpec::ours(&queue)]).await.unwrap();
+        let mut connector = broker.consume(&queue, ConsumeOptions { prefetch: 2 }).await.unwrap();
+        let answering = tokio::spawn(async move {
+            // Both are asked before either is answered, and the later one is answered first.
+            let mut tasks = Vec::new();
+            while tasks.len() < 2 {
+                for delivery in connector.next(2).await.unwrap() {
+                    tasks.push(TaskMessage::decode(&queue, &delivery.body, &delivery.properties).unwrap());
+                }
+            }
+            for task in tasks.iter().rev() {
+                assert_eq!((task.input.as_str(), task.attempt, task.state.as_str()), ("{\"a\":1}", 1, "S"));
+                assert_eq!(task.call.as_ref().unwrap().resource(), "lambda:invoke");
+                let output = Payload::from_value(&task.execution.as_str().into());
+                let report = |outcome| Report {
+                    token: task.token.clone(),
+                    worker: None,
+                    started_at: None,
+                    outcome,
+                    child: None,
+                };
+                let reports = vec![report(ReportOutcome::Started), report(ReportOutcome::Succeeded(output))];
+                let message = ShardMessage::Reports(reports).encode(task.reply_to.clone(), None);
+                broker.publish(vec![message]).await.into_iter().for_each(|published| published.unwrap());
+            }
+        });
+        let wait = Duration::from_secs(30);
+        let (one, two) = tokio::join!(client.call(call("one"), wait), client.call(call("two"), wait));
+        for (outcome, name) in [(one, "one"), (two, "two")] {
+            let Some(ReportOutcome::Succeeded(output)) = outcome.unwrap() else { panic!("{name}") };
+            assert!(output.as_str().ends_with(&format!(":{name}\"")), "{name}");
+        }
+        answering.await.unwrap();
+        // Nobody answers, and nothing is left of the question.
+        assert_eq!(client.call(call("three"), Duration::from_millis(1)).await.unwrap(), None);
+        assert!(lock(&client.pending).outcomes.is_empty());
+    }
+}
