@@ -27,6 +27,7 @@ use std::{
 
 use serde_json::Value;
 use stagepost_asl::{Finding as Refusal, StateIndex, StateKind, StateMachine};
+use stagepost_engine::command::Way;
 use stagepost_protocol::error_names;
 
 use crate::{
@@ -151,7 +152,12 @@ fn explored(machine: &Arc<StateMachine>, walk: &Walk<'_>) -> Exploration {
                 && !missing.contains(&Item::State(index))
         })
     };
-    let all = walk.stopped.is_none() && walk.cut.is_empty() && open.is_empty();
+    // What a choice looks at may have been computed from data that is unknown.
+    let computed = missing.iter().any(|item| match item {
+        Item::Way(state, Way::Rule(_) | Way::Default) => walk.dependent.contains(state),
+        _ => false,
+    });
+    let all = walk.stopped.is_none() && walk.cut.is_empty() && open.is_empty() && !computed;
     let complete = all && !missing.iter().any(|item| matches!(item, Item::State(state) if empty(*state)));
     findings.extend(missing.iter().filter(|item| !open.contains_key(item)).filter_map(|item| {
         match item {
@@ -186,7 +192,7 @@ fn explored(machine: &Arc<StateMachine>, walk: &Walk<'_>) -> Exploration {
     let cap = machine.timeout_seconds.map(|seconds| seconds.saturating_mul(1000));
     let open = open.iter().map(|(item, cause)| match item {
         Item::State(state) => {
-            format!("{}: no data was found with which its expressions succeed: {cause}", name(*state))
+            format!("{}: no data was found with which it does its work: {cause}", name(*state))
         }
         item => format!("{}: no data was found that takes it there", walk.coverage.describe(*item)),
     });

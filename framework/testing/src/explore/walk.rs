@@ -154,6 +154,9 @@ pub(super) struct Walk<'m> {
     /// Why it ended before everything was seen, and the number of faults up to which it is complete.
     pub(super) stopped: Option<(&'static str, usize)>,
     pub(super) unlimited: BTreeSet<StateIndex>,
+    /// Choices that looked at data which may have been made of unknown data.
+    pub(super) dependent: BTreeSet<StateIndex>,
+    input_is_known: bool,
 }
 
 impl<'m> Walk<'m> {
@@ -185,6 +188,8 @@ impl<'m> Walk<'m> {
             cut: BTreeSet::new(),
             stopped: None,
             unlimited: BTreeSet::new(),
+            dependent: BTreeSet::new(),
+            input_is_known: false,
         }
     }
 
@@ -194,6 +199,7 @@ impl<'m> Walk<'m> {
 
     /// Walks from an input: what is known of it, or nothing.
     pub(super) fn walk(&mut self, input: &Known) {
+        self.input_is_known = *input != Known::Nothing;
         let input = match input {
             Known::Value(value) => value.clone(),
             Known::Nothing => self.names.object(&Place { source: Source::Input, path: Vec::new() }),
@@ -284,7 +290,13 @@ impl<'m> Walk<'m> {
                 self.graph.edge(parent, cost(CUT));
                 self.endless(&at, run);
             }
-            _ => self.graph.edge(parent, cost(CUT)),
+            _ => {
+                // It waits for something that has no mock.
+                let last = at.world.entries.last().map(|entry| Item::State(entry.state));
+                let cause = "it waits for something that nobody answers here".to_owned();
+                self.undecided.extend(last.map(|state| (state, cause)));
+                self.graph.edge(parent, cost(CUT));
+            }
         }
     }
 
@@ -486,7 +498,8 @@ impl<'m> Walk<'m> {
             },
             _ => What::Fails { state },
         };
-        if matches!(what, What::Fails { .. }) && self.looks_at_unknown(at, state) {
+        // What is made of unknown data is not known either.
+        if matches!(what, What::Fails { .. }) && !(self.input_is_known && at.world.given.is_empty()) {
             let cause = run.cause().unwrap_or_default().to_owned();
             self.undecided.entry(Item::State(state)).or_insert(cause);
             return CUT;
@@ -622,6 +635,9 @@ impl<'m> Walk<'m> {
             if at.world.entries[first..n].iter().rev().filter(same).count() >= ROUNDS_MAX {
                 continue;
             }
+            if !self.input_is_known || !at.world.given.is_empty() {
+                self.dependent.insert(entry.state);
+            }
             let choices = self.choices(entry.state);
             let lookup = |found: &Ref| self.lookup(at, n, entry, found);
             let unknown = !at.plan.assumed.is_empty()
@@ -733,18 +749,6 @@ impl<'m> Walk<'m> {
         let mut refs = self.refs(state);
         refs.extend(refs::of_choices(self.choices(state), true));
         refs
-    }
-
-    fn looks_at_unknown(&self, at: &At, state: StateIndex) -> bool {
-        let mut entries = at.world.entries.iter().enumerate().filter(|(_, entry)| entry.state == state);
-        entries.next_back().is_some_and(|(n, entry)| {
-            // What is made of unknown data is not known either.
-            entry.input.as_str().contains("\"<")
-                || self
-                    .all_refs(state)
-                    .iter()
-                    .any(|r| matches!(self.lookup(at, n, entry, r), Found::Unknown { .. }))
-        })
     }
 
     /// What an expression of a state finds, at the n-th entry.

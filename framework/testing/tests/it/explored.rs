@@ -349,3 +349,22 @@ fn the_examples_of_the_project_are_walked_through() {
     let jobs = include_str!("../../../../examples/job_poller/definition.asl.json");
     assert_eq!(walk(jobs, &[Known::Nothing]).stopped, None);
 }
+
+#[test]
+fn what_was_computed_from_unknown_data_does_not_rule_out_a_way() {
+    let definition = of(
+        "T",
+        &json!({
+            "T": safe("t", &json!({ "ResultSelector": { "found.$": "$.items[?(@.kind == 'x')]" }, "Next": "C" })),
+            "C": {
+                "Type": "Choice", "Choices": [{ "Variable": "$.found[0]", "IsPresent": true, "Next": "Yes" }],
+                "Default": "No",
+            },
+            "Yes": { "Type": "Succeed" },
+            "No": { "Type": "Succeed" },
+            "Stop": { "Type": "Fail" },
+        }),
+    );
+    let found = found(&walk(&definition, &[Known::Nothing]));
+    assert!(found.iter().all(|finding| finding.contains('?')), "{found:?}");
+}

@@ -153,3 +153,34 @@ fn the_same_seed_gives_the_same_run() {
     assert_eq!(id(1), id(1));
     assert_ne!(id(1), id(2));
 }
+
+#[test]
+fn whatever_a_task_calls_its_mock_answers() {
+    let resources = [
+        "arn:aws:states:::activity:a",
+        "arn:aws:states:us-east-1:000000000000:activity:a",
+        "arn:aws:lambda:us-east-1:000000000000:function:f",
+        "arn:aws:states:::lambda:invoke",
+        "arn:aws:states:::sqs:sendMessage",
+        "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
+        "arn:aws:states:::states:startExecution.sync:2",
+        "arn:aws:states:::aws-sdk:s3:getObject",
+    ];
+    for resource in resources {
+        let machine = states(
+            "A",
+            &json!({ "A": {
+                "Type": "Task", "Resource": resource, "Parameters": { "StateMachineArn": "m" }, "End": true, "TimeoutSeconds": 9,
+                "Retry": [{ "ErrorEquals": ["States.Timeout", "E"], "IntervalSeconds": 1, "BackoffRate": 1 }],
+            } }),
+        );
+        let mock = Mock::new().timeout().error("E").result(json!(7));
+        let run = Simulation::new(&machine).mock("A", mock).run();
+        assert_eq!(
+            (run.output(), run.duration_seconds()),
+            (Some(json!(7)), 11.0),
+            "{resource}: {:?}",
+            run.cause()
+        );
+    }
+}
