@@ -639,7 +639,7 @@ impl<'m> Walk<'m> {
                 self.dependent.insert(entry.state);
             }
             let choices = self.choices(entry.state);
-            let lookup = |found: &Ref| self.lookup(at, n, entry, found);
+            let lookup = |found: &Ref| self.assumed(at, self.lookup(at, n, entry, found));
             let unknown = !at.plan.assumed.is_empty()
                 || refs::of_choices(choices, true).iter().any(|r| matches!(lookup(r), Found::Unknown { .. }));
             let Some(taken) = way_of(&at.world, n).filter(|_| unknown) else { continue };
@@ -650,8 +650,9 @@ impl<'m> Walk<'m> {
                     Way::Rule(rule) => Some(rule as usize),
                     _ => None,
                 };
-                let mut candidates =
-                    solve::candidates(choices, rule, &|found| self.lookup(at, n, entry, found));
+                let mut candidates = solve::candidates(choices, rule, &|found| {
+                    self.assumed(at, self.lookup(at, n, entry, found))
+                });
                 if !self.coverage.has(Item::Way(entry.state, way)) {
                     candidates.extend(self.behind(at, choices));
                 }
@@ -705,6 +706,16 @@ impl<'m> Walk<'m> {
             return true;
         }
         false
+    }
+
+    /// What was made up as an array because a later state needs one is as unknown to a choice as anything else.
+    fn assumed(&self, at: &At, found: Found) -> Found {
+        let Found::Known(Value::Array(items)) = &found else { return found };
+        let Some(mut place) = items.first().and_then(|item| self.names.read(item)) else { return found };
+        match (place.path.pop(), at.plan.assumed.contains(&place)) {
+            (Some(Seg::Index(0)), true) => Found::Unknown { place, there: true },
+            _ => found,
+        }
     }
 
     /// Other data in the place of what was assumed: a choice may look at what was computed from it.

@@ -351,6 +351,27 @@ fn the_examples_of_the_project_are_walked_through() {
 }
 
 #[test]
+fn what_a_later_state_needs_as_an_array_may_be_something_else_to_a_choice() {
+    let definition = of(
+        "T",
+        &json!({
+            "T": safe("t", &json!({ "Next": "C" })),
+            "C": {
+                "Type": "Choice", "Choices": [{ "Variable": "$", "StringEquals": "nothing", "Next": "End" }],
+                "Default": "Each",
+            },
+            "Each": {
+                "Type": "Map", "Next": "End",
+                "ItemProcessor": { "StartAt": "I", "States": { "I": { "Type": "Succeed" } } },
+            },
+            "End": { "Type": "Succeed" },
+            "Stop": { "Type": "Fail" },
+        }),
+    );
+    assert_eq!(found(&walk(&definition, &[Known::Nothing])), Vec::<String>::new());
+}
+
+#[test]
 fn what_was_computed_from_unknown_data_does_not_rule_out_a_way() {
     let definition = of(
         "T",
