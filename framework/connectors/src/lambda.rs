@@ -7,7 +7,7 @@ use bytes::Bytes;
 use reqwest::Method;
 use serde_json::{Map, Value};
 use stagepost::Failure;
-use stagepost_protocol::{Payload, error_names};
+use stagepost_protocol::Payload;
 
 use crate::{
     aws::{self, Answered, Aws, Problem, Request, Response, Service, sdk_metadata},
@@ -92,6 +92,9 @@ impl Connector for Lambda {
     }
 }
 
+/// The actions of `aws-sdk:lambda` that there are.
+pub(crate) const ACTIONS: &[&str] = &["getFunction", "getFunctionConfiguration", "invoke", "listFunctions"];
+
 /// `aws-sdk:lambda`: the actions that definitions use most. Its errors are worded by the second version of the SDK.
 pub(crate) async fn call(aws: &Aws, call: &Call, parameters: &Value) -> Result<Value, Failure> {
     const SDK: Answered = Answered { prefix: "Lambda", service: "Lambda", general: "LambdaException" };
@@ -119,14 +122,8 @@ pub(crate) async fn call(aws: &Aws, call: &Call, parameters: &Value) -> Result<V
         "getFunctionConfiguration" => {
             request.path = format!("/2015-03-31/functions/{}/configuration", function());
         }
-        "listFunctions" => request.path = "/2015-03-31/functions/".to_owned(),
-        action => {
-            let cause = format!(
-                "The action 'aws-sdk:lambda:{action}' is not supported by this version of Stagepost. It supports \
-                 getFunction, getFunctionConfiguration, invoke, listFunctions."
-            );
-            return Err(Failure::new(error_names::RUNTIME, cause));
-        }
+        // `listFunctions`: `ACTIONS` names no other.
+        _ => request.path = "/2015-03-31/functions/".to_owned(),
     }
     if call.action != "invoke" {
         request.method = Method::GET;

@@ -14,7 +14,7 @@ use crate::{
     http::Http,
     lambda::Lambda,
     optimized::{self, Optimized},
-    sdk::Sdk,
+    sdk::{self, Sdk},
     sqs::Sqs,
 };
 
@@ -40,15 +40,22 @@ impl Registry {
         let lambda: Arc<dyn Connector> = Arc::new(Lambda::new(aws.clone()));
         let optimized =
             |which| -> Arc<dyn Connector> { Arc::new(optimized::Service::new(aws.clone(), which)) };
-        Registry::default()
+        let mut registry = Registry::default()
             .with("lambda", ServiceCall::FUNCTION, Arc::clone(&lambda))
             .with("lambda", "invoke", lambda)
             .with("sqs", "sendMessage", Arc::new(Sqs::new(broker, aws.clone())))
             .with("sns", "publish", optimized(Optimized::Sns))
-            .with("dynamodb", "*", optimized(Optimized::DynamoDb))
             .with("events", "putEvents", optimized(Optimized::Events))
-            .with("http", "invoke", Arc::new(Http::new()))
-            .with("aws-sdk", "*", Arc::new(Sdk::new(aws.clone())))
+            .with("http", "invoke", Arc::new(Http::new()));
+        let dynamodb = optimized(Optimized::DynamoDb);
+        for action in ["deleteItem", "getItem", "putItem", "updateItem"] {
+            registry = registry.with("dynamodb", action, Arc::clone(&dynamodb));
+        }
+        let sdk: Arc<dyn Connector> = Arc::new(Sdk::new(aws.clone()));
+        for (service, action) in sdk::calls() {
+            registry = registry.with(&format!("aws-sdk:{service}"), action, Arc::clone(&sdk));
+        }
+        registry
     }
 
     /// Adds a connector for an action of a service, or for all without one of their own (`*`). The last one counts.
@@ -72,11 +79,8 @@ impl Registry {
     }
 
     fn find(&self, service: &str, action: &str) -> Option<&Arc<dyn Connector>> {
-        let found =
-            |service: &str, action: &str| self.connectors.get(&(service.to_owned(), action.to_owned()));
-        // `aws-sdk:dynamodb` and its siblings have one connector.
-        let family = || service.split_once(':').and_then(|(family, _)| found(family, "*"));
-        found(service, action).or_else(|| found(service, "*")).or_else(family)
+        let found = |action: &str| self.connectors.get(&(service.to_owned(), action.to_owned()));
+        found(action).or_else(|| found("*"))
     }
 
     /// Makes a call.
@@ -110,7 +114,7 @@ impl Registry {
         let cause = format!(
             "The service integration '{}' is not supported by this version of Stagepost. It supports {}.",
             call.resource(),
-            self.calls().join(", ")
+            known.join(", ")
         );
         Failure::new(error_names::RUNTIME, cause)
     }
@@ -226,6 +230,9 @@ mod tests {
             ("echo:fail", &|outcome| failed(outcome, "Echo.Failed", "eu-west-1")),
             ("nobody:listens", &|outcome| {
                 failed(outcome, "States.Runtime", "'nobody:listens' is not supported")
+            }),
+            ("echo:say.sync", &|outcome| {
+                failed(outcome, "States.Runtime", "'echo:say.sync' is not supported")
             }),
         ] {
             let published = broker.publish(vec![task(resource).encode()]).await;
