@@ -18,6 +18,9 @@ pub(super) const FAILED: NodeId = 2;
 /// Nobody looked further.
 pub(super) const CUT: NodeId = 3;
 
+/// Most situations without a way out that are looked at for the loops that they are in.
+const LOOKED_AT_MAX: usize = 1_000;
+
 /// From one situation to another one.
 #[derive(Debug, Clone)]
 pub(super) struct Edge {
@@ -126,39 +129,39 @@ impl Graph {
             }
         }
         let caught = |node: NodeId| node > CUT && !leaves[node];
-        let mut loops: Vec<(Plan, BTreeSet<StateIndex>)> = Vec::new();
+        let mut loops = Vec::new();
+        let mut placed: BTreeSet<NodeId> = BTreeSet::new();
+        let mut looked_at = 0;
         for from in (0..self.nodes.len()).filter(|node| caught(*node)) {
-            for edge in self.nodes[from].edges.iter().filter(|edge| caught(edge.to)) {
-                let back = self.reached(edge.to);
-                if !back.contains(&from) {
-                    continue;
-                }
-                let round = back.into_iter().filter(|node| self.reached(*node).contains(&from));
-                let states: BTreeSet<StateIndex> = round.filter_map(|node| self.nodes[node].state).collect();
-                let shorter = |plan: &Plan| {
-                    (edge.plan.faults(), edge.plan.visits.len()) < (plan.faults(), plan.visits.len())
-                };
-                // The edge that closes the loop has gone all the way round.
-                let closes =
-                    edge.plan.visits.iter().any(|visit| Some(visit.state) == self.nodes[edge.to].state);
-                match loops.iter_mut().find(|(_, other)| *other == states) {
-                    Some((plan, _)) if closes && shorter(plan) => *plan = edge.plan.clone(),
-                    Some(_) => {}
-                    None if closes => loops.push((edge.plan.clone(), states)),
-                    None => {}
-                }
+            if placed.contains(&from) || looked_at >= LOOKED_AT_MAX {
+                continue;
             }
+            looked_at += 1;
+            // What it leads to and what leads to it, it goes round with.
+            let onwards = reached(from, |node| self.nodes[node].edges.iter().map(|edge| edge.to).collect());
+            let back = reached(from, |node| backwards[node].clone());
+            let round: BTreeSet<NodeId> = onwards.intersection(&back).copied().collect();
+            placed.extend(&round);
+            let states: BTreeSet<StateIndex> =
+                round.iter().filter_map(|node| self.nodes[*node].state).collect();
+            let edges = round.iter().flat_map(|node| &self.nodes[*node].edges);
+            // The edge that closes the loop has gone all the way round.
+            let closes = edges.filter(|edge| round.contains(&edge.to)).filter(|edge| {
+                edge.plan.visits.iter().any(|visit| Some(visit.state) == self.nodes[edge.to].state)
+            });
+            let shortest = closes.min_by_key(|edge| (edge.plan.faults(), edge.plan.visits.len()));
+            loops.extend(shortest.map(|edge| (edge.plan.clone(), states)));
         }
         loops
     }
+}
 
-    fn reached(&self, from: NodeId) -> BTreeSet<NodeId> {
-        let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
-        while let Some(node) = open.pop() {
-            if seen.insert(node) {
-                open.extend(self.nodes[node].edges.iter().map(|edge| edge.to));
-            }
+fn reached(from: NodeId, next: impl Fn(NodeId) -> Vec<NodeId>) -> BTreeSet<NodeId> {
+    let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
+    while let Some(node) = open.pop() {
+        if seen.insert(node) {
+            open.extend(next(node));
         }
-        seen
     }
+    seen
 }
