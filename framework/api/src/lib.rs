@@ -19,7 +19,7 @@ mod wire;
 
 pub use api::{Api, Options};
 pub use server::{health_router, router, serve};
-pub use states::OPERATIONS;
+pub use states::{OPERATIONS, Refused, start_execution};
 
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ use crate::{
     wake::Wakes,
 };
 
-mod family;
+pub(crate) mod family;
 mod round;
 
 use round::Round;

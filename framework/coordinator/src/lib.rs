@@ -32,6 +32,7 @@ mod triggers;
 mod wake;
 
 pub use client::{Client, ClientError};
+pub use deciding::family::start_answer;
 pub use metrics::Metrics;
 pub use options::{Clock, Observer, Options, Trigger};
 pub use recover::{RecoverError, Recovered, recover};

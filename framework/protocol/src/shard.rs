@@ -167,10 +167,13 @@ pub struct Parent {
     pub kind: ParentKind,
 }
 
-/// What a child's end is told as.
+/// What a child's end is told as, if it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ParentKind {
+    /// `startExecution` without `.sync`: nothing waits for its end. Whose start it was is kept, so that the same start
+    /// is recognised when it comes again.
+    Request,
     /// `startExecution.sync`: a description of the child, its input and output as texts of JSON.
     Sync,
     /// `startExecution.sync:2`: a description of the child, its input and output as JSON.
@@ -342,7 +345,9 @@ mod tests {
 
     #[test]
     fn a_parent_is_read_as_it_was_written() {
-        for kind in [ParentKind::Sync, ParentKind::Sync2, ParentKind::MapItem { index: 9 }] {
+        for kind in
+            [ParentKind::Request, ParentKind::Sync, ParentKind::Sync2, ParentKind::MapItem { index: 9 }]
+        {
             let parent = Parent { token: TaskToken::from_untrusted("t"), kind };
             assert_eq!(Parent::from_text(&parent.to_text()), Some(parent));
         }

@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     api_client::ApiClient,
+    nested::StartExecution,
     retry::Waits,
     settings::{Backend, Settings},
 };
@@ -84,14 +85,12 @@ struct Connectors {
 }
 
 impl Connectors {
-    fn start(settings: &Settings, broker: &Arc<dyn Broker>) -> Connectors {
+    fn start(settings: &Settings, broker: &Arc<dyn Broker>, api: &Arc<stagepost_api::Api>) -> Connectors {
         let aws = Aws::new(settings.aws.clone());
         let sets = DataSets::new(&aws, settings.files.clone());
-        let registry = Registry::standard(Arc::clone(broker), &aws).with(
-            "stagepost",
-            "readItems",
-            Arc::new(ReadItems::new(sets)),
-        );
+        let registry = Registry::standard(Arc::clone(broker), &aws)
+            .with("stagepost", "readItems", Arc::new(ReadItems::new(sets)))
+            .with("states", "startExecution", Arc::new(StartExecution::new(Arc::clone(api))));
         let worker = stagepost_connectors::worker(Arc::clone(broker), registry)
             .queue_prefix(settings.coordinator.topology.prefix())
             .shutdown_grace(CALLS_GRACE);
@@ -176,7 +175,6 @@ impl Installation {
         } else {
             (None, Runner::start(parts, &settings.coordinator, &token_key, Arc::default()).await?)
         };
-        let connectors = settings.roles.connectors.then(|| Connectors::start(&settings, &broker));
         let options = stagepost_api::Options {
             namespace: settings.namespace.clone(),
             ..stagepost_api::Options::default()
@@ -187,6 +185,7 @@ impl Installation {
         let api = stagepost_api::Api::new(reader, client.clone(), runner, broker.health(), options)
             .with_metrics(move |out| metrics.render(out));
         let api = Arc::new(api);
+        let connectors = settings.roles.connectors.then(|| Connectors::start(&settings, &broker, &api));
         let serving = Vec::new();
         Ok(Installation { settings, store, broker, token_key, client, coordinator, connectors, api, serving })
     }

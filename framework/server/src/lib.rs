@@ -32,6 +32,7 @@ mod api_client;
 pub mod bench;
 mod history;
 mod installation;
+mod nested;
 mod retry;
 mod settings;
 mod steps;

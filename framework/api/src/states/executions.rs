@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use stagepost_protocol::{
-    ExecutionArn, ParentKind, Payload,
+    ExecutionArn, Parent, ParentKind, Payload,
     shard::{Redrive, Reply, Start, Stop},
 };
 use stagepost_store::{ExecutionStatus, ExecutionSummary, ListExecutions, StateMachineRow};
@@ -59,10 +59,19 @@ impl<'a> StartRequest<'a> {
 
 /// StartExecution. Answered after the commit: the execution exists and survives whatever follows.
 pub(super) async fn start(cx: &Context<'_>, m: Members<'_>) -> Answer {
+    start_for(cx, m, None).await
+}
+
+/// StartExecution, asked for by an attempt of another execution or by nobody that is one.
+pub(super) async fn start_for(cx: &Context<'_>, m: Members<'_>, parent: Option<Parent>) -> Answer {
     let request = StartRequest::read(cx, m).await?;
     let (fresh, name) = (request.name.is_none(), request.name());
     let StartRequest { machine, input, trace_header, .. } = request;
     if machine.is_express() {
+        // Nobody is told of its end.
+        if parent.is_some_and(|parent| parent.kind != ParentKind::Request) {
+            return Err(express::wrong_type());
+        }
         return express::start(cx, &machine, &name, input).await;
     }
     let execution = machine.arn.execution(&name);
@@ -74,7 +83,7 @@ pub(super) async fn start(cx: &Context<'_>, m: Members<'_>) -> Answer {
         input,
         trace_header: trace_header.map(str::to_owned),
         fresh,
-        parent: None,
+        parent,
     };
     match cx.api.commands.start(start).await? {
         Reply::Started { started_at } => Ok(json!({

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
-use stagepost_protocol::{Namespace, Timestamp};
+use stagepost_protocol::{Namespace, Parent, Timestamp};
 
 use crate::{
     api::Api,
@@ -99,6 +99,38 @@ operations! {
     "UntagResource" => tags::untag,
     "UpdateStateMachine" => state_machines::update,
     "ValidateStateMachineDefinition" => definitions::validate,
+}
+
+/// Why an execution was not started for an attempt: the code and the message of StartExecution's error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// For instance `StateMachineDoesNotExist`.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+    /// The fault is this installation's: the same request may succeed later.
+    pub transient: bool,
+}
+
+/// StartExecution for an attempt of another execution, named by `parent`: with the members of a request, and with what
+/// it answers.
+///
+/// # Errors
+/// As those of the operation.
+pub async fn start_execution(
+    api: &Api,
+    namespace: Namespace,
+    request: &Map<String, Value>,
+    parent: Parent,
+) -> Result<Value, Refused> {
+    let headers = HeaderMap::new();
+    let cx = Context { api, namespace, headers: &headers };
+    let answer = executions::start_for(&cx, Members::new(request), Some(parent)).await;
+    answer.map_err(|error| Refused {
+        code: error.code.as_str(),
+        transient: error.code.status().is_server_error(),
+        message: error.message,
+    })
 }
 
 /// The answer of operations that have nothing to say.

@@ -63,14 +63,11 @@ impl<'a> Child<'a> {
 
     /// What the parent is told; `None` for a status that is no end.
     pub(super) fn report(&self) -> Option<Report> {
-        let child = match self.parent.kind {
-            ParentKind::MapItem { index } => Some(index),
-            ParentKind::Sync | ParentKind::Sync2 => None,
-        };
-        let outcome = match self.parent.kind {
-            ParentKind::MapItem { .. } => self.plain()?,
-            ParentKind::Sync => self.described(|payload| payload.as_str().into()),
-            ParentKind::Sync2 => self.described(Payload::to_value),
+        let (child, outcome) = match self.parent.kind {
+            ParentKind::Request => return None,
+            ParentKind::MapItem { index } => (Some(index), self.plain()?),
+            ParentKind::Sync => (None, self.described(|payload| payload.as_str().into())),
+            ParentKind::Sync2 => (None, self.described(Payload::to_value)),
         };
         Some(Report { token: self.parent.token.clone(), worker: None, started_at: None, outcome, child })
     }
@@ -120,6 +117,33 @@ impl<'a> Child<'a> {
         let cause = Some(description.to_string());
         ReportOutcome::Failed { error: Some(error_names::TASK_FAILED.to_owned()), cause }
     }
+}
+
+/// What a task that starts an execution is answered: what StartExecution answers, as Step Functions shows it.
+pub fn start_answer(execution: &ExecutionArn, started_at: Timestamp) -> Payload {
+    let id = execution.id().to_string();
+    let request = format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]);
+    let kind = "application/x-amz-json-1.0";
+    let all = json!({ "x-amzn-RequestId": [request], "Content-Type": [kind] });
+    let first = json!({ "x-amzn-RequestId": request, "Content-Type": kind });
+    Payload::from_value(&json!({
+        "ExecutionArn": execution.to_string(),
+        "SdkHttpMetadata": { "AllHttpHeaders": all, "HttpHeaders": first, "HttpStatusCode": 200 },
+        "SdkResponseMetadata": { "RequestId": request },
+        "StartDate": started_at.as_millis(),
+    }))
+}
+
+/// What a parent that waits for the end of an execution is told at its start. From here, and not from whoever asked for
+/// the start, so that it comes before the end.
+pub(super) fn begun(origin: &Origin) -> Option<Report> {
+    let parent = origin.parent.as_ref()?;
+    match parent.kind {
+        ParentKind::Sync | ParentKind::Sync2 => {}
+        ParentKind::Request | ParentKind::MapItem { .. } => return None,
+    }
+    let outcome = ReportOutcome::Submitted(start_answer(&origin.arn, origin.started_at));
+    Some(Report { token: parent.token.clone(), worker: None, started_at: None, outcome, child: None })
 }
 
 /// Why a request to redrive may not: the children of a Map Run are redriven by it alone.
@@ -231,6 +255,12 @@ mod tests {
                 assert_eq!(described.get("Output"), None);
             }
         }
+    }
+
+    #[test]
+    fn an_execution_that_nobody_waits_for_tells_nobody() {
+        let summary = summary(ParentKind::Request, ExecutionStatus::Succeeded);
+        assert_eq!(Child::stored(&summary).unwrap().report(), None);
     }
 
     #[test]

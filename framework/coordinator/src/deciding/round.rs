@@ -7,7 +7,7 @@ use stagepost_engine::{
     Applied, Command, End, Env, Execution, HistoryEvent, Ignored, Input, Origin, Outcome, history,
 };
 use stagepost_protocol::{
-    ExecutionId, Message, Report, ShardId, ShardMessage, Timestamp, limits,
+    ExecutionId, Message, Parent, ParentKind, Report, ShardId, ShardMessage, Timestamp, limits,
     shard::{Redrive, Reply, Start, Stop},
 };
 use stagepost_store::{
@@ -247,6 +247,10 @@ impl<'a> Round<'a> {
         let (execution, applied) = Execution::start(origin, definition, &env);
         self.deciding.cache.insert(id, Entry::started(execution));
         add(&self.deciding.shared.metrics.executions_started, 1);
+        let begun = self.deciding.cache.get(id).and_then(|entry| family::begun(entry.execution.origin()));
+        if let Some(begun) = begun {
+            self.tell_parent(begun);
+        }
         self.touch(id).started = Some(start);
         self.apply(id, applied);
         Reply::Started { started_at: self.now }
@@ -485,7 +489,8 @@ impl<'a> Round<'a> {
 
         let end = entry.execution.end().map(|(end, at)| ended(id, end, at));
         // No message would come again for what follows from this end.
-        let fragile = touched.volatile && entry.execution.origin().parent.is_some();
+        let waited_for = |parent: &Parent| parent.kind != ParentKind::Request;
+        let fragile = touched.volatile && entry.execution.origin().parent.as_ref().is_some_and(waited_for);
         let from = entry.stored_wake;
         let next = entry.execution.next_deadline();
         let begins = touched.started.is_some() || touched.redriven;

@@ -127,3 +127,87 @@ async fn without_the_api_role_only_operators_are_answered() {
     assert!(error.to_string().contains("is not the API"), "{error}");
     installation.shutdown().await;
 }
+
+fn calls(resource: &str, parameters: &str) -> String {
+    format!(
+        r#"{{"StartAt": "S", "States": {{"S": {{"Type": "Task", "End": true,
+            "Resource": "arn:aws:states:::states:startExecution{resource}", "Parameters": {parameters}}}}}}}"#
+    )
+}
+
+#[tokio::test]
+async fn a_state_starts_an_execution_and_waits_for_it() {
+    let (installation, api) = embedded(None).await;
+    let child = r#"{"StartAt": "C", "States": {
+        "C": {"Type": "Choice", "Default": "P",
+              "Choices": [{"Variable": "$.fail", "IsPresent": true, "Next": "F"}]},
+        "F": {"Type": "Fail", "Error": "Odd", "Cause": "as wanted"},
+        "P": {"Type": "Pass", "Result": [1], "End": true}}}"#;
+    let child = api.deploy("child", child).await.unwrap();
+    let parameters = format!(r#"{{"StateMachineArn": "{child}", "Input.$": "$"}}"#);
+    for (name, resource, input, expected) in [
+        ("plain", "", "{}", None),
+        ("text", ".sync", "{}", Some("\"Output\":\"[1]\"")),
+        ("parsed", ".sync:2", r#"{"a": 1}"#, Some("\"Output\":[1]")),
+    ] {
+        let machine = api.deploy(name, &calls(resource, &parameters)).await.unwrap();
+        let execution = api.start(&machine, input, None).await.unwrap();
+        let ended = api.follow(&execution, |_| ()).await.unwrap();
+        assert_eq!(ended.status, ExecutionStatus::Succeeded, "{name}: {ended:?}");
+        let output = ended.output.unwrap();
+        assert!(output.contains("execution:child:"), "{output}");
+        assert!(expected.is_none_or(|part| output.contains(part)), "{output}");
+        let kinds: Vec<_> = api.history(&execution).await.unwrap().into_iter().map(|e| e.kind).collect();
+        // The child may end at once, but not before its parent knows that it has begun.
+        let submitted = kinds.iter().position(|kind| kind == "TaskSubmitted");
+        assert_eq!(submitted, expected.map(|_| 4), "{name}: {kinds:?}");
+    }
+    let parsed = api.deploy("parsed", &calls(".sync:2", &parameters)).await.unwrap();
+    let execution = api.start(&parsed, r#"{"fail": true}"#, None).await.unwrap();
+    let ended = api.follow(&execution, |_| ()).await.unwrap();
+    assert_eq!((ended.status, ended.error.as_deref()), (ExecutionStatus::Failed, Some("States.TaskFailed")));
+    assert!(ended.cause.unwrap().contains(r#""Error":"Odd""#));
+    installation.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_start_that_is_refused_fails_the_state_as_at_the_service() {
+    let (installation, api) = embedded(None).await;
+    let child = api.deploy("child", MACHINE).await.unwrap();
+    api.start(&child, r#"{"amount": 120, "hold": 60}"#, Some("taken")).await.unwrap();
+    for (name, parameters, error) in [
+        (
+            "taken",
+            format!(r#"{{"StateMachineArn": "{child}", "Name": "taken"}}"#),
+            "StepFunctions.ExecutionAlreadyExistsException",
+        ),
+        (
+            "missing",
+            format!(r#"{{"StateMachineArn": "{child}x"}}"#),
+            "StepFunctions.StateMachineDoesNotExistException",
+        ),
+    ] {
+        let machine = api.deploy(name, &calls(".sync", &parameters)).await.unwrap();
+        let execution = api.start(&machine, "{}", None).await.unwrap();
+        let ended = api.follow(&execution, |_| ()).await.unwrap();
+        assert_eq!(ended.error.as_deref(), Some(error), "{ended:?}");
+        let cause = ended.cause.unwrap();
+        assert!(cause.contains("Service: AWSStepFunctions; Status Code: 400"), "{cause}");
+    }
+    installation.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_execution_that_was_stopped_is_redriven() {
+    let (installation, api) = embedded(None).await;
+    let machine = api.deploy("hold", MACHINE).await.unwrap();
+    let execution = api.start(&machine, r#"{"amount": 120, "hold": 1}"#, Some("one")).await.unwrap();
+    api.stop(&execution, None, None).await.unwrap();
+    api.redrive(&execution).await.unwrap();
+    let ended = api.follow(&execution, |_| ()).await.unwrap();
+    assert_eq!(ended.status, ExecutionStatus::Succeeded);
+    assert!(api.redrive(&execution).await.unwrap_err().is("ExecutionNotRedrivable"));
+    let redriven = api.history(&execution).await.unwrap();
+    assert_eq!(redriven.iter().filter(|e| e.kind == "ExecutionRedriven").count(), 1);
+    installation.shutdown().await;
+}
