@@ -16,7 +16,10 @@ use stagepost::{
 use stagepost_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use stagepost_protocol::message::{HEADER_REASON, HEADER_SOURCE};
 use stagepost_protocol::topology::Topology;
-use stagepost_protocol::{Message, Properties, ReportOutcome, ShardId, Timestamp, error_names};
+use stagepost_protocol::{
+    ExecutionId, Message, Properties, ReportOutcome, RunnerId, ShardId, TaskMessage, Timestamp, TokenKey,
+    error_names,
+};
 use tokio::sync::{Notify, Semaphore};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -146,6 +149,21 @@ async fn what_is_no_task_becomes_a_dead_letter_with_the_reason() {
     assert_eq!(header(HEADER_SOURCE), c.queue("echo"));
     assert_eq!(letter.properties.message_id.as_deref(), Some("m"));
     assert_eq!(c.perform("echo", &1).await, Ok("1".into()));
+    worker.stop().await.unwrap();
+}
+
+/// Reports to a process that ran Express executions and is gone are given up; what comes after them is worked on.
+#[tokio::test]
+async fn nobody_waits_for_a_runner_that_is_gone() {
+    let mut c = Coordinator::new().await;
+    // One slot: the next task is delivered when the first one is settled.
+    let worker = Worker::with_broker(c.broker.clone()).register(activities![echo]).concurrency(1);
+    let worker = c.start(worker, &["echo"]).await;
+    let runner = RunnerId::from_bytes([1; 8]);
+    let token = TokenKey::new(b"k").of_runner(runner).sign(ExecutionId::from_bytes([2; 16]), 3);
+    let gone = TaskMessage { token, reply_to: c.topology.runner(runner), ..c.task("echo", "gone", &1) };
+    c.publish([gone, c.task("echo", "next", &2)]).await;
+    assert_eq!(c.ended().await, ("next".to_owned(), Ok("2".to_owned())));
     worker.stop().await.unwrap();
 }
 
