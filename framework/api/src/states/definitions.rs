@@ -52,10 +52,6 @@ fn words(text: &str, finding: &Finding) -> (String, Option<String>) {
             let place = format!("[Source: (String)\"{source}\"; line: {line}, column: {column}]");
             (format!("{complaint}\n at {place}"), Some(place))
         }
-        // The service's message ends in a space there.
-        None if finding.message.starts_with("Express ") => {
-            (format!("{} ", finding.message), finding.location())
-        }
         None => (finding.message.clone(), finding.location()),
     }
 }

@@ -64,8 +64,18 @@ pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, task: &TaskState)
     None
 }
 
+/// Whether somebody who is given the token of an attempt could complete it: only then `$$.Task.Token` is there.
+fn shows_token(resource: &Resource) -> bool {
+    match resource {
+        Resource::Activity { .. } => true,
+        Resource::Lambda { .. } => false,
+        Resource::Service { pattern, .. } => *pattern == IntegrationPattern::WaitForTaskToken,
+    }
+}
+
 pub(crate) fn work(evaluation: Evaluation<'_>, task: &TaskState) -> Result<Work, StateFailure> {
-    let evaluation = evaluation.with_token_of_next_event();
+    let evaluation =
+        if shows_token(&task.resource) { evaluation.with_token_of_next_event() } else { evaluation };
     let seconds = |number: &Option<_>, field| match number {
         None => Ok(None),
         Some(stagepost_asl::Number::Fixed(seconds)) => Ok(Some(*seconds)),
