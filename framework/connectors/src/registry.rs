@@ -73,9 +73,9 @@ impl Registry {
         calls
     }
 
-    /// Whether there is a connector for an action of a service.
-    pub fn has(&self, service: &str, action: &str) -> bool {
-        self.find(service, action).is_some()
+    /// Whether there is a connector for an action of a service that waits for what the pattern says.
+    pub fn has(&self, service: &str, action: &str, pattern: IntegrationPattern) -> bool {
+        self.find(service, action).is_some_and(|connector| connector.offers(pattern))
     }
 
     fn find(&self, service: &str, action: &str) -> Option<&Arc<dyn Connector>> {
