@@ -10,7 +10,7 @@ use stagepost_coordinator::{
 };
 use stagepost_protocol::{
     ExpressStart, Namespace, Report, ReportOutcome, TaskMessage,
-    shard::{Redrive, Reply, Start, Stop},
+    shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
 };
 
 /// Requests that are answered after the commit, and Express executions; see [`Client`] and [`Runner`], whose methods
@@ -20,6 +20,7 @@ pub(crate) trait Commands: Send + Sync + 'static {
     async fn start(&self, start: Start) -> Result<Reply, ClientError>;
     async fn stop(&self, stop: Stop) -> Result<Reply, ClientError>;
     async fn redrive(&self, redrive: Redrive) -> Result<Reply, ClientError>;
+    async fn update_map_run(&self, update: UpdateMapRun) -> Result<Reply, ClientError>;
     async fn report(&self, report: Report) -> Result<Reply, ClientError>;
     async fn start_express(&self, start: ExpressStart) -> Result<(), ClientError>;
     async fn run_express(&self, start: ExpressStart) -> Result<Ended, RunError>;
@@ -54,6 +55,10 @@ impl Commands for Coordinators {
 
     async fn redrive(&self, redrive: Redrive) -> Result<Reply, ClientError> {
         self.client.redrive(redrive).await
+    }
+
+    async fn update_map_run(&self, update: UpdateMapRun) -> Result<Reply, ClientError> {
+        self.client.update_map_run(update).await
     }
 
     async fn report(&self, report: Report) -> Result<Reply, ClientError> {

@@ -28,9 +28,9 @@ pub struct StateMachine {
     /// Where it starts.
     pub start_at: StateIndex,
     /// All states.
-    pub states: Vec<State>,
+    pub states: Arc<[State]>,
     /// Their indices by name.
-    pub by_name: HashMap<Arc<str>, StateIndex>,
+    pub by_name: Arc<HashMap<Arc<str>, StateIndex>>,
 }
 
 impl StateMachine {
@@ -49,6 +49,28 @@ impl StateMachine {
     pub fn variable_references(&self) -> BTreeMap<&str, Vec<&str>> {
         let all = self.states.iter().map(|state| (&*state.name, state.variable_references()));
         all.filter(|(_, names)| !names.is_empty()).collect()
+    }
+
+    /// The item processor of the distributed Map state with this label, as the machine that its child executions run.
+    /// It shares the states of this one and starts in the processor.
+    pub fn processor(&self, label: &str) -> Option<StateMachine> {
+        let (_, map, _) = self.distributed_maps().find(|(_, _, d)| &*d.label == label)?;
+        Some(StateMachine {
+            comment: None,
+            query_language: self.query_language,
+            timeout_seconds: None,
+            start_at: map.start_at,
+            states: Arc::clone(&self.states),
+            by_name: Arc::clone(&self.by_name),
+        })
+    }
+
+    /// Its distributed Map states.
+    pub fn distributed_maps(&self) -> impl Iterator<Item = (&State, &MapState, &Distributed)> {
+        self.states.iter().filter_map(|state| match &state.kind {
+            StateKind::Map(map) => Some((state, map, map.distributed.as_deref()?)),
+            _ => None,
+        })
     }
 
     /// The ARNs of the activities that its tasks name with account and region, and which must therefore exist.
@@ -164,8 +186,16 @@ impl State {
             StateKind::Map(map) => {
                 used.templates.extend(map.item_selector.iter().chain(&map.result_selector).chain(&map.items));
                 used.paths.extend(&map.items_path);
-                used.numbers(map.max_concurrency.iter());
-                used.numbers(map.tolerated_failure_count.iter().chain(&map.tolerated_failure_percentage));
+                used.numbers(map.max_concurrency.iter().chain(&map.tolerated_failure_count));
+                match &map.tolerated_failure_percentage {
+                    Some(Percentage::Path(path)) => used.paths.push(path),
+                    Some(Percentage::Query(query)) => used.templates.push(query),
+                    Some(Percentage::Fixed(_)) | None => {}
+                }
+                if let Some(distributed) = &map.distributed {
+                    used.templates.extend(distributed.templates());
+                    used.numbers(distributed.numbers());
+                }
                 used.errors(&map.errors);
             }
         }
@@ -321,6 +351,17 @@ pub enum Number {
     /// `TimeoutSecondsPath`.
     Path(Path),
     /// `TimeoutSeconds` with a JSONata expression.
+    Query(Template),
+}
+
+/// `ToleratedFailurePercentage`: from 0 to 100, fractions included.
+#[derive(Debug, Clone)]
+pub enum Percentage {
+    /// `ToleratedFailurePercentage`.
+    Fixed(f64),
+    /// `ToleratedFailurePercentagePath`.
+    Path(Path),
+    /// `ToleratedFailurePercentage` with a JSONata expression.
     Query(Template),
 }
 
@@ -504,9 +545,9 @@ pub struct MapState {
     /// `ToleratedFailureCount` or its path.
     pub tolerated_failure_count: Option<Number>,
     /// `ToleratedFailurePercentage` or its path.
-    pub tolerated_failure_percentage: Option<Number>,
-    /// `Label`.
-    pub label: Option<String>,
+    pub tolerated_failure_percentage: Option<Percentage>,
+    /// What makes it distributed: `None` where `ProcessorConfig` has the mode `INLINE` or there is none.
+    pub distributed: Option<Box<Distributed>>,
     /// `ResultSelector`.
     pub result_selector: Option<Template>,
     /// `ResultPath`.
@@ -515,4 +556,92 @@ pub struct MapState {
     pub errors: ErrorHandling,
     /// `Next` or `End`.
     pub transition: Transition,
+}
+
+/// What only a Map state has whose `ProcessorConfig` has the mode `DISTRIBUTED`: each of its items, or batches of items,
+/// is processed by a child execution of its own.
+#[derive(Debug)]
+pub struct Distributed {
+    /// `Label`, a part of the ARNs of its Map Runs and child executions. Where there is none, it is made from the name
+    /// of the state, so that it is the same in every version of the definition. Unique in the machine.
+    pub label: Arc<str>,
+    /// `ExecutionType` of `ProcessorConfig`; required by the service.
+    pub execution_type: ExecutionType,
+    /// `ItemReader`: the items are not in the state's input.
+    pub reader: Option<ItemReader>,
+    /// `ItemBatcher`: a child execution gets several items.
+    pub batcher: Option<ItemBatcher>,
+    /// `ResultWriter`: the results are not in the state's output.
+    pub writer: Option<ResultWriter>,
+}
+
+impl Distributed {
+    fn templates(&self) -> impl Iterator<Item = &Template> {
+        let reader = self.reader.iter().flat_map(|r| r.parameters.iter().chain(&r.config));
+        let batcher = self.batcher.iter().filter_map(|b| b.input.as_ref());
+        reader.chain(batcher).chain(self.writer.iter().filter_map(|w| w.parameters.as_ref()))
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = &Number> {
+        let reader = self.reader.iter().filter_map(|r| r.max_items.as_ref());
+        let batcher = self.batcher.iter().flat_map(|b| b.max_items.iter().chain(&b.max_bytes));
+        reader.chain(batcher)
+    }
+}
+
+/// `ExecutionType`: what the child executions of a distributed Map state are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecutionType {
+    /// `STANDARD`.
+    Standard,
+    /// `EXPRESS`.
+    Express,
+}
+
+/// `ItemReader`.
+#[derive(Debug)]
+pub struct ItemReader {
+    /// `Resource`, for instance `arn:aws:states:::s3:getObject`.
+    pub resource: String,
+    /// `Parameters`, or `Arguments` in JSONata.
+    pub parameters: Option<Template>,
+    /// `ReaderConfig`, but for `MaxItems` and `MaxItemsPath`.
+    pub config: Option<Template>,
+    /// `MaxItems` or `MaxItemsPath` of `ReaderConfig`; 0: all.
+    pub max_items: Option<Number>,
+}
+
+/// `ItemBatcher`. One of the two limits at least is there.
+#[derive(Debug)]
+pub struct ItemBatcher {
+    /// `MaxItemsPerBatch` or its path.
+    pub max_items: Option<Number>,
+    /// `MaxInputBytesPerBatch` or its path.
+    pub max_bytes: Option<Number>,
+    /// `BatchInput`, a part of the input of each child execution.
+    pub input: Option<Template>,
+}
+
+/// `ResultWriter`. It has a resource, a configuration or both.
+#[derive(Debug)]
+pub struct ResultWriter {
+    /// `Resource`, for instance `arn:aws:states:::s3:putObject`. Without one, the results are the state's output.
+    pub resource: Option<String>,
+    /// `Parameters`, or `Arguments` in JSONata.
+    pub parameters: Option<Template>,
+    /// `Transformation` of `WriterConfig`.
+    pub transformation: Option<Transformation>,
+    /// `OutputType` of `WriterConfig` is `JSONL`.
+    pub json_lines: bool,
+}
+
+/// `Transformation` of a `WriterConfig`: what becomes of the child executions' results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transformation {
+    /// `NONE`: each output with what there is to say about its execution.
+    None,
+    /// `COMPACT`: the outputs.
+    Compact,
+    /// `FLATTEN`: the outputs, and of those that are arrays the elements.
+    Flatten,
 }

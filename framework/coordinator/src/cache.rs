@@ -8,6 +8,8 @@ use stagepost_protocol::{ExecutionId, Timestamp};
 /// An execution and what the coordinator knows about its rows in the store.
 pub(crate) struct Entry {
     pub(crate) execution: Execution,
+    /// The definition that it runs.
+    pub(crate) definition_id: Box<str>,
     /// The number of its newest history row.
     pub(crate) sequence: u64,
     /// The newest event in that row, or before.
@@ -28,19 +30,31 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// An execution that has just been started.
-    pub(crate) fn started(execution: Execution) -> Entry {
-        Entry::new(execution, 0, 0, None)
+    pub(crate) fn started(execution: Execution, definition_id: &str) -> Entry {
+        Entry::new(execution, definition_id, 0, 0, None)
     }
 
     /// An execution as it was replayed, with the number of its newest row.
-    pub(crate) fn replayed(execution: Execution, sequence: u64, stored_wake: Option<Timestamp>) -> Entry {
+    pub(crate) fn replayed(
+        execution: Execution,
+        definition_id: &str,
+        sequence: u64,
+        stored_wake: Option<Timestamp>,
+    ) -> Entry {
         let last_event_id = execution.last_event_id();
-        Entry::new(execution, sequence, last_event_id, stored_wake)
+        Entry::new(execution, definition_id, sequence, last_event_id, stored_wake)
     }
 
-    fn new(execution: Execution, sequence: u64, last_event_id: u64, stored_wake: Option<Timestamp>) -> Entry {
+    fn new(
+        execution: Execution,
+        definition_id: &str,
+        sequence: u64,
+        last_event_id: u64,
+        stored_wake: Option<Timestamp>,
+    ) -> Entry {
         Entry {
             execution,
+            definition_id: definition_id.into(),
             sequence,
             last_event_id,
             unconfirmed: false,

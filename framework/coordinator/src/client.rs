@@ -11,7 +11,7 @@ use stagepost_broker::{Broker, ConsumeOptions, Consumer, Delivery, QueueSpec};
 use stagepost_protocol::{
     ExecutionArn, ExecutionId, ExpressStart, Namespace, Payload, Report, ReportOutcome, ServiceCall,
     ShardMessage, Shards, TaskMessage, TaskToken, Timestamp, TokenKey,
-    shard::{Redrive, Reply, Start, Stop},
+    shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
     topology::Topology,
 };
 use tokio::{sync::oneshot, task::AbortHandle, time::timeout};
@@ -176,6 +176,11 @@ impl Client {
             outcome.await.map_err(|_| ClientError::Broker(stagepost_broker::Error::Closed))
         };
         timeout(wait, exchange).await.ok().transpose()
+    }
+
+    /// Changes how a Map Run runs.
+    pub async fn update_map_run(&self, update: UpdateMapRun) -> Result<Reply, ClientError> {
+        self.request(update.execution.id(), ShardMessage::UpdateMapRun(update)).await
     }
 
     /// Reports what became of an attempt. A token of another installation is answered without asking anyone.

@@ -23,6 +23,7 @@ use crate::{
 };
 
 pub(crate) mod family;
+mod map_runs;
 mod round;
 
 use round::Round;
@@ -406,6 +407,7 @@ impl Deciding {
                     redriven.insert(redrive.execution.id());
                     want(redrive.execution.id());
                 }
+                ShardMessage::UpdateMapRun(update) => want(update.execution.id()),
             }
         }
         wakes.iter().copied().for_each(want);
@@ -501,11 +503,12 @@ impl Deciding {
     }
 
     async fn replay(&mut self, id: ExecutionId, stored: StoredExecution) -> Result<(), String> {
-        let definition = self.definition(&stored.summary.definition_id).await?;
+        let definition_id = stored.summary.definition_id.clone();
+        let definition = self.definition(&definition_id).await?;
         let shard = self.options.shards.of(id);
         let wake = stored.summary.wake_at;
         let replayed = replay(stored, definition)?;
-        let mut entry = Entry::replayed(replayed.execution, replayed.sequence, wake);
+        let mut entry = Entry::replayed(replayed.execution, &definition_id, replayed.sequence, wake);
         entry.events_since_snapshot = replayed.events_since_snapshot;
         let ours = self.leases.get(&shard) == Some(&replayed.epoch);
         // With `recover_shards` everything was published when the shard was gained.
@@ -531,7 +534,7 @@ impl Deciding {
                         .extend(definition.iter().flat_map(|d| d.registered_activities()).map(str::to_owned));
                 }
                 ShardMessage::Redrive(redrive) => ids.push(redrive.execution.id()),
-                ShardMessage::Stop(_) => {}
+                ShardMessage::Stop(_) | ShardMessage::UpdateMapRun(_) => {}
             }
         }
         for entry in ids.into_iter().filter_map(|id| self.cache.get(id)) {

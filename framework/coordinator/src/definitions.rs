@@ -34,12 +34,12 @@ impl Definitions {
         if let Some(definition) = self.compiled.get(id) {
             return Ok(definition.clone());
         }
-        let row = Reader::definition(store, id).await?.ok_or_else(|| Error::Missing(id.to_owned()))?;
-        let definition = match stagepost_asl::parse(&row.text) {
-            Ok((definition, _)) => Arc::new(definition),
-            Err(findings) => {
-                let reason = findings.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join("; ");
-                return Err(Error::Invalid { id: id.to_owned(), reason });
+        let definition = match id.split_once('/') {
+            None => self.parse(store, id).await?,
+            // What the child executions of a Map Run run: `PARENT_DEFINITION_ID/LABEL`.
+            Some((parent, label)) => {
+                let parent = Box::pin(self.get(store, parent)).await?;
+                Arc::new(parent.processor(label).ok_or_else(|| Error::Missing(id.to_owned()))?)
             }
         };
         if self.compiled.len() >= DEFINITIONS_MAX {
@@ -47,5 +47,16 @@ impl Definitions {
         }
         self.compiled.insert(id.to_owned(), definition.clone());
         Ok(definition)
+    }
+
+    async fn parse(&self, store: &dyn Store, id: &str) -> Result<Arc<StateMachine>, Error> {
+        let row = Reader::definition(store, id).await?.ok_or_else(|| Error::Missing(id.to_owned()))?;
+        match stagepost_asl::parse(&row.text) {
+            Ok((definition, _)) => Ok(Arc::new(definition)),
+            Err(findings) => {
+                let reason = findings.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join("; ");
+                Err(Error::Invalid { id: id.to_owned(), reason })
+            }
+        }
     }
 }

@@ -1,23 +1,38 @@
 //! From commands to messages.
 
 use stagepost_broker::Delivery;
-use stagepost_engine::Command;
+use stagepost_engine::{Command, StartChild, StopChild};
 use stagepost_protocol::{
-    ExecutionArn, ExecutionId, Message, TaskMessage,
+    ExecutionArn, ExecutionId, MapItem, Message, ShardMessage, Shards, TaskMessage,
     message::{HEADER_REASON, HEADER_SOURCE},
+    shard::{Start, Stop},
     topology::Topology,
 };
 
-/// The message of a command. What becomes of an attempt is reported to the queue `reply_to`.
+/// Whose command it is.
+pub(crate) struct Sender<'a> {
+    pub(crate) id: ExecutionId,
+    pub(crate) arn: &'a ExecutionArn,
+    /// The definition that it runs.
+    pub(crate) definition_id: &'a str,
+    /// The queue that what becomes of an attempt is reported to.
+    pub(crate) reply_to: &'a str,
+}
+
+/// The message of a command.
 pub(crate) fn message(
     topology: &Topology,
-    reply_to: &str,
-    id: ExecutionId,
-    arn: &ExecutionArn,
+    shards: Shards,
+    from: &Sender<'_>,
     command: Command,
     republished: bool,
 ) -> Message {
+    let Sender { id, arn, definition_id, reply_to } = *from;
     let task = match command {
+        Command::StartChild(child) => {
+            return start_child(topology, shards, definition_id, child, republished);
+        }
+        Command::StopChild(child) => return stop_child(topology, shards, child),
         Command::Dispatch(dispatch) => TaskMessage {
             queue: topology.activity(&arn.namespace, &dispatch.activity),
             attempt_id: format!("{id}-{}", dispatch.event_id),
@@ -56,6 +71,38 @@ pub(crate) fn message(
         },
     };
     task.encode()
+}
+
+/// Starts a child execution of an execution that runs this definition.
+fn start_child(
+    topology: &Topology,
+    shards: Shards,
+    definition_id: &str,
+    child: StartChild,
+    republished: bool,
+) -> Message {
+    let queue = topology.shard(shards.of(child.execution.id()));
+    // A child's own definition names its parent's too: labels are unique in it, so it is the base of its children's.
+    let base = definition_id.split_once('/').map_or(definition_id, |(base, _)| base);
+    let start = Start {
+        execution: child.execution,
+        state_machine: child.state_machine,
+        definition_id: format!("{base}/{}", child.label),
+        role_arn: child.role_arn,
+        input: child.input,
+        trace_header: None,
+        // Its name is made of what has never been asked for before.
+        fresh: !republished,
+        parent: Some(child.parent),
+        map_item: Some(MapItem { map_run: child.map_run, items: child.items }),
+    };
+    ShardMessage::Start(Box::new(start)).encode(queue, None)
+}
+
+fn stop_child(topology: &Topology, shards: Shards, child: StopChild) -> Message {
+    let queue = topology.shard(shards.of(child.execution.id()));
+    let stop = Stop { execution: child.execution, error: None, cause: None, parent: Some(child.parent) };
+    ShardMessage::Stop(stop).encode(queue, None)
 }
 
 /// A message that could not be used, as it goes to the dead letters: body and properties as they were, the

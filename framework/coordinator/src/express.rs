@@ -28,7 +28,7 @@ use stagepost_asl::StateMachine;
 use stagepost_broker::QueueSpec;
 use stagepost_engine::{End, Input};
 use stagepost_protocol::{
-    ActivityArn, ExecutionId, ExpressStart, Payload, RunnerId, Timestamp, TokenKey,
+    ActivityArn, ExecutionId, ExpressStart, Payload, RunnerId, Shards, Timestamp, TokenKey,
     express::{LogLevel, Logging},
     topology::Topology,
 };
@@ -114,6 +114,7 @@ struct Asked {
 pub struct Runner {
     shared: Arc<Shared>,
     topology: Topology,
+    shards: Shards,
     clock: Clock,
     token_key: TokenKey,
     /// The queue for what is said about attempts.
@@ -158,6 +159,7 @@ impl Runner {
         let runner = Arc::new(Runner {
             shared: Arc::new(Shared::new(parts, metrics, options)),
             topology: options.topology.clone(),
+            shards: options.shards,
             clock: options.clock.clone(),
             token_key: token_key.of_runner(id),
             inbox,

@@ -82,7 +82,8 @@ pub(crate) async fn recover_shard(
         for (id, stored) in ids.iter().zip(store.load(&ids).await?) {
             let Some(stored) = stored else { continue };
             recovered.executions += 1;
-            let definition = match definitions.get(store, &stored.summary.definition_id).await {
+            let definition_id = stored.summary.definition_id.clone();
+            let definition = match definitions.get(store, &definition_id).await {
                 Ok(definition) => definition,
                 Err(definitions::Error::Store(error)) => return Err(error.into()),
                 Err(error) => {
@@ -92,7 +93,15 @@ pub(crate) async fn recover_shard(
                 }
             };
             match replay(stored, definition) {
-                Ok(replayed) => messages.extend(pending(options, token_key, shard, *id, &replayed.execution)),
+                Ok(replayed) => {
+                    let from = dispatch::Sender {
+                        id: *id,
+                        arn: &replayed.execution.origin().arn,
+                        definition_id: &definition_id,
+                        reply_to: &options.topology.shard(shard),
+                    };
+                    messages.extend(pending(options, token_key, &replayed.execution, &from));
+                }
                 Err(reason) => {
                     tracing::error!(execution = %id, reason, "an execution cannot be recovered");
                     recovered.broken += 1;
@@ -107,14 +116,11 @@ pub(crate) async fn recover_shard(
 fn pending(
     options: &Options,
     token_key: &TokenKey,
-    shard: ShardId,
-    id: ExecutionId,
     execution: &stagepost_engine::Execution,
+    from: &dispatch::Sender<'_>,
 ) -> Vec<Message> {
     let env = Env { now: options.clock.now(), token_key, random: &|| 0, activity_exists: &|_| true };
-    let arn = &execution.origin().arn;
-    let reply_to = options.topology.shard(shard);
-    let message = |command| dispatch::message(&options.topology, &reply_to, id, arn, command, true);
+    let message = |command| dispatch::message(&options.topology, options.shards, from, command, true);
     execution.pending(&env).into_iter().map(message).collect()
 }
 

@@ -105,6 +105,7 @@ fn start(
         trace_header: None,
         fresh: delivery.properties.message_id.is_none(),
         parent: None,
+        map_item: None,
     })))
 }
 

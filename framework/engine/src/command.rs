@@ -1,7 +1,12 @@
 //! What goes into a decision and what comes out of it.
 
+use std::sync::Arc;
+
 use stagepost_asl::StateIndex;
-use stagepost_protocol::{Payload, ReportOutcome, ServiceCall, TaskToken, Timestamp, TokenKey};
+use stagepost_protocol::{
+    ExecutionArn, MapRun, MapRunArn, Parent, Payload, ReportOutcome, ServiceCall, StateMachineArn, TaskToken,
+    Timestamp, TokenKey,
+};
 
 use crate::history::{HistoryEvent, ScopeId};
 
@@ -44,6 +49,17 @@ pub enum Input {
         /// A request with the same token as the newest redrive is that one.
         client_token: Option<String>,
     },
+    /// UpdateMapRun. What is `None` stays as it is.
+    UpdateMapRun {
+        /// Which one.
+        arn: MapRunArn,
+        /// How many child executions may run at a time; 0: no limit but the engine's own.
+        max_concurrency: Option<u64>,
+        /// How many items may fail.
+        tolerated_failure_count: Option<u64>,
+        /// How many percent of the items may fail.
+        tolerated_failure_percentage: Option<f64>,
+    },
     /// StopExecution.
     Stop {
         /// The error that it ends with.
@@ -70,6 +86,8 @@ pub struct Applied {
     pub events: Vec<HistoryEvent>,
     /// In order.
     pub commands: Vec<Command>,
+    /// The Map Runs that have changed, as they are now, to be stored for those who ask for them.
+    pub map_runs: Vec<MapRun>,
     /// The ways that were taken where a state offers several, in order. Nothing depends on them: they tell tests and
     /// people what the events do not.
     pub ways: Vec<Taken>,
@@ -133,6 +151,40 @@ pub enum Command {
     Dispatch(Dispatch),
     /// Call a service.
     Call(Call),
+    /// Start a child execution of a Map Run.
+    StartChild(StartChild),
+    /// Stop a child execution of a Map Run.
+    StopChild(StopChild),
+}
+
+/// A child execution of a Map Run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StartChild {
+    /// What it is called: the same whenever it is asked for.
+    pub execution: ExecutionArn,
+    /// What it is an execution of.
+    pub state_machine: StateMachineArn,
+    /// The label of the Map state: with the parent's definition, it names the child's.
+    pub label: Arc<str>,
+    /// Its role.
+    pub role_arn: String,
+    /// Its input.
+    pub input: Payload,
+    /// Who is told of its end.
+    pub parent: Parent,
+    /// The Map Run.
+    pub map_run: MapRunArn,
+    /// How many items it processes.
+    pub items: u32,
+}
+
+/// A child execution that is to be stopped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StopChild {
+    /// Which.
+    pub execution: ExecutionArn,
+    /// The token that it was started with.
+    pub parent: TaskToken,
 }
 
 /// One attempt of an activity.

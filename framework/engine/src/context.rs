@@ -1,5 +1,7 @@
 //! The context object, `$$`, built where somebody looks at it.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use stagepost_asl::{StateKind, template::Template};
 use stagepost_protocol::{Payload, TaskToken};
@@ -66,8 +68,39 @@ impl Need {
 pub(crate) struct Extras<'a> {
     /// The token of the attempt that is about to be scheduled.
     pub(crate) token: Option<TaskToken>,
-    /// The item of the iteration, with its place.
-    pub(crate) item: Option<(u32, &'a Payload)>,
+    /// The item of the iteration.
+    pub(crate) item: Option<&'a Item>,
+}
+
+/// An item of a Map state, as `Map.Item` shows it (Step Functions Developer Guide, "Context object data for Map states").
+pub(crate) struct Item {
+    /// Its place.
+    pub(crate) index: u64,
+    /// Its key, where the items are the fields of an object.
+    pub(crate) key: Option<String>,
+    /// The item.
+    pub(crate) value: Value,
+    /// Where it comes from: [`Item::STATE_DATA`] or a URI.
+    pub(crate) source: Arc<str>,
+}
+
+impl Item {
+    /// The source of items that were in the state's input.
+    pub(crate) const STATE_DATA: &'static str = "STATE_DATA";
+
+    /// An item that was in the state's input.
+    pub(crate) fn of_state(index: u32, value: &Payload) -> Item {
+        Item { index: index.into(), key: None, value: value.to_value(), source: Item::STATE_DATA.into() }
+    }
+
+    /// `Map.Item`.
+    pub(crate) fn shown(&self) -> Value {
+        let mut shown = json!({ "Index": self.index, "Value": self.value, "Source": &*self.source });
+        if let Some(key) = &self.key {
+            shown["Key"] = key.as_str().into();
+        }
+        shown
+    }
 }
 
 /// The context object.
@@ -108,8 +141,8 @@ pub(crate) fn build(execution: &Execution, step: &Step, extras: &Extras<'_>, nee
     if let Some(token) = &extras.token {
         context.insert("Task".into(), json!({ "Token": token.as_str() }));
     }
-    if let Some((index, value)) = extras.item {
-        context.insert("Map".into(), json!({ "Item": { "Index": index, "Value": value.to_value() } }));
+    if let Some(item) = extras.item {
+        context.insert("Map".into(), json!({ "Item": item.shown() }));
     }
     context.into()
 }

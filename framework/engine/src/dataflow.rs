@@ -18,7 +18,7 @@ use stagepost_protocol::{IntegrationPattern, Payload, error_names, limits};
 
 use crate::{
     command::Env,
-    context::{self, Extras, Need},
+    context::{self, Extras, Item, Need},
     decide::{FailedEvaluation, StateFailure},
     execution::Execution,
     history::{Assigned, ScopeId},
@@ -153,10 +153,11 @@ impl<'e> Evaluation<'e> {
         let next = self.execution.last_event_id() + 1;
         let token = self.shows_token.then(|| self.env.token_key.sign(self.execution.id(), next));
         let item = self.item.or_else(|| self.surrounding_item());
+        let item = item.map(|(index, value)| Item::of_state(index, value));
         if let Some(observer) = self.observer {
-            return observer.context(token.as_ref().filter(|_| self.waits_for_token()), item);
+            return observer.context(token.as_ref().filter(|_| self.waits_for_token()), item.as_ref());
         }
-        context::build(self.execution, self.step, &Extras { token, item }, need)
+        context::build(self.execution, self.step, &Extras { token, item: item.as_ref() }, need)
     }
 
     fn waits_for_token(&self) -> bool {
@@ -195,7 +196,17 @@ impl<'e> Evaluation<'e> {
         work: &Work,
         evaluate: impl FnOnce(&Data<'_>) -> T,
     ) -> T {
-        let context = self.context(need);
+        self.with_context(input, &self.context(need), variables, work, evaluate)
+    }
+
+    fn with_context<'n, T>(
+        &self,
+        input: &Value,
+        context: &Value,
+        variables: impl IntoIterator<Item = &'n str>,
+        work: &Work,
+        evaluate: impl FnOnce(&Data<'_>) -> T,
+    ) -> T {
         let found = variables.into_iter().filter_map(|name| {
             let value = self.execution.live.variable(self.scope, name)?;
             Some((name.to_owned(), value.to_value()))
@@ -203,7 +214,7 @@ impl<'e> Evaluation<'e> {
         let variables: Map<String, Value> = found.collect();
         evaluate(&Data {
             input,
-            context: &context,
+            context,
             variables: &variables,
             result: work.result.as_ref(),
             error_output: work.error_output.as_ref(),
@@ -237,6 +248,35 @@ impl<'e> Evaluation<'e> {
             Some(error) => Err(self.failure(&error)),
             None => Ok(value),
         }
+    }
+
+    /// What `Items` gives: an array or, where they are allowed, an object.
+    pub(crate) fn query_items(&self, template: &Template, objects: bool) -> Result<Value, StateFailure> {
+        let value = self.query(template, &Work::default())?;
+        match template.unexpected("array", "Items", &value) {
+            Some(_) if objects && value.is_object() => Ok(value),
+            Some(error) => Err(self.failure(&error)),
+            None => Ok(value),
+        }
+    }
+
+    /// What `ItemSelector` makes of an item. `input` is the state's input after `InputPath`.
+    pub(crate) fn fill_for_item(
+        &self,
+        template: &Template,
+        input: &Value,
+        item: &Item,
+    ) -> Result<Doc, StateFailure> {
+        let context = match self.observer {
+            Some(observer) => observer.context(None, Some(item)),
+            None => {
+                let extras = Extras { token: None, item: Some(item) };
+                context::build(self.execution, self.step, &extras, Need::of(template))
+            }
+        };
+        let evaluate = |data: &Data<'_>| template.evaluate(data);
+        let filled = self.with_context(input, &context, template.variables(), &Work::default(), evaluate);
+        filled.map(Doc::Parsed).map_err(|e| self.failure(&e))
     }
 
     /// A value that an expression gave and that is of no use, for the field `field`.

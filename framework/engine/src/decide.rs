@@ -3,20 +3,23 @@
 //! A decision runs every scope that can go on until it waits: for an attempt, for time, or for its branches. Whatever
 //! happens is an event first, and changes the execution only by that event.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use stagepost_asl::{
     ErrorHandling, State, StateIndex, StateKind, StateMachine, Transition,
     retry::{self, Handling},
 };
-use stagepost_protocol::{Payload, ReportOutcome, Timestamp, error_names, limits};
+use stagepost_protocol::{MapRunStatus, Payload, ReportOutcome, Timestamp, error_names, limits};
 
 use crate::{
     command::{Applied, Command, Env, Ignored, Input, Outcome, Taken, Way},
     dataflow::{Doc, Evaluation, Exit},
     execution::Execution,
     history::{EventKind, Failure, HistoryEvent, ScopeId, StateType, TOP_LEVEL},
-    live::{Current, DeadlineKind, Phase, Scope, Step},
+    live::{Current, DeadlineKind, MapRun, Phase, Scope, Step},
     redrive, states,
 };
 
@@ -31,7 +34,7 @@ pub(crate) fn start(execution: &mut Execution, env: &Env<'_>) -> Applied {
     let mut decider = Decider::new(execution, &definition, env);
     decider.emit(TOP_LEVEL, 0, EventKind::ExecutionStarted { input: input.clone(), role_arn });
     decider.run(Some(Ready::Enter { scope: TOP_LEVEL, state: definition.start_at, input }));
-    decider.applied
+    decider.finish()
 }
 
 /// Decides what an input leads to.
@@ -42,10 +45,30 @@ pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> 
     let definition = Arc::clone(execution.definition());
     let mut decider = Decider::new(execution, &definition, env);
     let ignored = match input {
-        // No state runs children of its own yet.
-        Input::Report { child: Some(_), .. } => Some(Ignored::UnknownAttempt),
-        Input::Report { event_id, worker, started_at, outcome, child: None } => {
-            decider.report(event_id, worker, started_at, outcome)
+        Input::Report { event_id, worker, started_at, outcome, child } => {
+            match states::distributed::scope_of_report(decider.execution, event_id) {
+                Some(scope) => decider.report_to_map_run(scope, event_id, child, outcome),
+                None if child.is_some() || states::distributed::is_part(event_id) => {
+                    let known = states::distributed::is_known(decider.execution, event_id);
+                    Some(if known { Ignored::AttemptClosed } else { Ignored::UnknownAttempt })
+                }
+                None => decider.report(event_id, worker, started_at, outcome),
+            }
+        }
+        Input::UpdateMapRun {
+            arn,
+            max_concurrency,
+            tolerated_failure_count,
+            tolerated_failure_percentage,
+        } => {
+            let settings = (max_concurrency, tolerated_failure_count, tolerated_failure_percentage);
+            match states::distributed::update(&mut decider, &arn, settings) {
+                Ok(next) => {
+                    decider.run(next);
+                    None
+                }
+                Err(ignored) => Some(ignored),
+            }
         }
         Input::Wake => decider.wake(),
         Input::Expire => {
@@ -54,13 +77,14 @@ pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> 
         }
         Input::Redrive { client_token } => redrive::redrive(&mut decider, client_token),
         Input::Stop { error, cause } => {
+            decider.end_map_runs();
             decider.emit(TOP_LEVEL, 0, EventKind::ExecutionAborted(Failure::bounded(error, cause)));
             None
         }
     };
     match ignored {
         Some(ignored) => Outcome::Ignored(ignored),
-        None => Outcome::Applied(decider.applied),
+        None => Outcome::Applied(decider.finish()),
     }
 }
 
@@ -80,6 +104,8 @@ pub(crate) struct StateFailure {
     matched: Option<&'static str>,
     /// A JSONata expression failed, and no event says so yet.
     evaluation: Option<FailedEvaluation>,
+    /// The Map Run of the state had begun, and has ended.
+    work_begun: bool,
 }
 
 /// What the event of a failed expression says.
@@ -103,7 +129,14 @@ impl StateFailure {
             failure: Failure { error: Some(error_names::TIMEOUT.to_owned()), cause: None },
             matched: heartbeat.then_some(error_names::HEARTBEAT_TIMEOUT),
             evaluation: None,
+            work_begun: false,
         }
+    }
+
+    /// Of a state whose Map Run has ended: the state is said to have failed too.
+    pub(crate) fn of_work_begun(mut self) -> StateFailure {
+        self.work_begun = true;
+        self
     }
 
     pub(crate) fn of_evaluation(mut self, evaluation: FailedEvaluation) -> StateFailure {
@@ -124,7 +157,7 @@ impl StateFailure {
 
 impl From<Failure> for StateFailure {
     fn from(failure: Failure) -> StateFailure {
-        StateFailure { failure, matched: None, evaluation: None }
+        StateFailure { failure, matched: None, evaluation: None, work_begun: false }
     }
 }
 
@@ -136,11 +169,20 @@ pub(crate) struct Decider<'d> {
     applied: Applied,
     /// Scopes that can go on besides the one that runs.
     ready: VecDeque<Ready>,
+    /// Those whose Map Runs have changed.
+    touched_map_runs: BTreeSet<ScopeId>,
 }
 
 impl<'d> Decider<'d> {
     fn new(execution: &'d mut Execution, definition: &'d StateMachine, env: &'d Env<'d>) -> Decider<'d> {
-        Decider { execution, definition, env, applied: Applied::default(), ready: VecDeque::new() }
+        Decider {
+            execution,
+            definition,
+            env,
+            applied: Applied::default(),
+            ready: VecDeque::new(),
+            touched_map_runs: BTreeSet::new(),
+        }
     }
 
     /// The time of the next event: now, but never before the last event.
@@ -239,7 +281,9 @@ impl<'d> Decider<'d> {
             error: Some(error_names::RUNTIME.to_owned()),
             cause: Some(format!("The execution reached the maximum number of history events ({max}).")),
         };
-        self.emit(TOP_LEVEL, self.scope(scope).chain, EventKind::ExecutionFailed(failure));
+        let chain = self.scope(scope).chain;
+        self.end_map_runs();
+        self.emit(TOP_LEVEL, chain, EventKind::ExecutionFailed(failure));
         None
     }
 
@@ -264,7 +308,10 @@ impl<'d> Decider<'d> {
             StateKind::Succeed => states::succeed::run(self, scope),
             StateKind::Fail(fail) => states::fail::run(self, scope, fail),
             StateKind::Parallel(parallel) => states::parallel::begin(self, scope, parallel),
-            StateKind::Map(map) => states::map::begin(self, scope, map),
+            StateKind::Map(map) => match &map.distributed {
+                None => states::map::begin(self, scope, map),
+                Some(distributed) => states::distributed::begin(self, scope, map, distributed),
+            },
         }
     }
 
@@ -330,7 +377,8 @@ impl<'d> Decider<'d> {
             _ => (&none, None),
         };
         // Only a state whose branches or iterations have begun closes them, or one whose expressions failed.
-        let closing = closing.filter(|_| announced.is_some() || self.scope(scope).children().is_some());
+        let begun = announced.is_some() || failure.work_begun || self.scope(scope).children().is_some();
+        let closing = closing.filter(|_| begun);
         let random = fraction((self.env.random)());
         match retry::handle(errors, failure.name(), &self.step(scope).used, random) {
             Handling::Retry { retrier, delay_seconds } => {
@@ -441,6 +489,23 @@ impl<'d> Decider<'d> {
         }
     }
 
+    /// What became of a child execution of a Map Run, or of what is read or written for it.
+    fn report_to_map_run(
+        &mut self,
+        scope: ScopeId,
+        event_id: u64,
+        child: Option<u64>,
+        outcome: ReportOutcome,
+    ) -> Option<Ignored> {
+        match states::distributed::report(self, scope, event_id, child, outcome) {
+            Ok(next) => {
+                self.run(next);
+                None
+            }
+            Err(ignored) => Some(ignored),
+        }
+    }
+
     fn wake(&mut self) -> Option<Ignored> {
         while let Some(deadline) = self.execution.live.first_deadline() {
             if deadline.at > self.env.now || self.is_long() {
@@ -460,6 +525,7 @@ impl<'d> Decider<'d> {
     fn due(&mut self, scope: ScopeId, kind: DeadlineKind) -> Option<Ready> {
         match kind {
             DeadlineKind::Execution => {
+                self.end_map_runs();
                 self.emit(TOP_LEVEL, 0, EventKind::ExecutionTimedOut(Failure::default()));
                 None
             }
@@ -482,6 +548,9 @@ impl<'d> Decider<'d> {
                 Current::Between | Current::In(_) | Current::Done => None,
             },
             DeadlineKind::Iterate => match &self.state(scope).kind {
+                StateKind::Map(map) if self.map_run(scope).is_some() => {
+                    states::distributed::start_children(self, scope, map)
+                }
                 StateKind::Map(map) => states::map::start_iterations(self, scope, map),
                 _ => None,
             },
@@ -496,6 +565,10 @@ impl<'d> Decider<'d> {
         let announced = match &step.phase {
             Phase::Children(_) => {
                 self.abort_children(scope, chain);
+                true
+            }
+            Phase::MapRun(_) => {
+                self.abort_map_run(scope, chain);
                 true
             }
             Phase::Deciding
@@ -526,6 +599,7 @@ impl<'d> Decider<'d> {
                 let aborted = EventKind::MapIterationAborted { name: Arc::clone(&name), index };
                 if let Some(nested) = state.nested {
                     self.abort_children(nested, chain);
+                    self.abort_map_run(nested, chain);
                 }
                 self.emit(child, chain, aborted);
                 if let Some(state_type) = state.announced {
@@ -537,10 +611,60 @@ impl<'d> Decider<'d> {
         }
     }
 
+    /// Aborts the Map Run of a scope's state, if it has one, after the event `chain`.
+    fn abort_map_run(&mut self, scope: ScopeId, chain: u64) {
+        if self.map_run(scope).is_none() {
+            return;
+        }
+        states::distributed::stop_children(self, scope);
+        self.end_map_run(scope, MapRunStatus::Aborted, false);
+        self.emit(scope, chain, EventKind::MapRunAborted);
+    }
+
+    /// The execution is going to end: the Map Runs that are open end with it.
+    fn end_map_runs(&mut self) {
+        for scope in self.execution.live.scopes_of_map_runs() {
+            states::distributed::stop_children(self, scope);
+            self.end_map_run(scope, MapRunStatus::Aborted, false);
+        }
+    }
+
+    /// The Map Run that a scope waits for.
+    pub(crate) fn map_run(&self, scope: ScopeId) -> Option<&MapRun> {
+        self.execution.live.map_run(scope)
+    }
+
+    /// The Map Run of a scope has changed, so its record is to be written.
+    pub(crate) fn touch_map_run(&mut self, scope: ScopeId) {
+        self.touched_map_runs.insert(scope);
+    }
+
+    /// Makes the last record of a Map Run, which is about to end.
+    pub(crate) fn end_map_run(&mut self, scope: ScopeId, status: MapRunStatus, written: bool) {
+        self.touched_map_runs.remove(&scope);
+        let Some(mut record) = states::distributed::record(self.execution, scope) else { return };
+        (record.status, record.stopped_at) = (status, Some(self.now()));
+        for counts in [&mut record.items, &mut record.executions] {
+            counts.aborted += std::mem::take(&mut counts.running);
+            if written {
+                counts.results_written = counts.total() - counts.pending;
+            }
+        }
+        self.applied.map_runs.push(record);
+    }
+
+    /// What the decision came to.
+    fn finish(mut self) -> Applied {
+        for scope in std::mem::take(&mut self.touched_map_runs) {
+            self.applied.map_runs.extend(states::distributed::record(self.execution, scope));
+        }
+        self.applied
+    }
+
     fn aborted_below(&self, scope: ScopeId) -> Aborted {
         let Some(step) = self.scope(scope).step() else { return Aborted { nested: None, announced: None } };
         let state_type = StateType::of(&self.definition.state(step.state()).kind);
-        let nested = matches!(step.phase, Phase::Children(_)).then_some(scope);
+        let nested = matches!(step.phase, Phase::Children(_) | Phase::MapRun(_)).then_some(scope);
         let shown = nested.is_some() || matches!(state_type, StateType::Task | StateType::Wait);
         Aborted { nested, announced: shown.then_some(state_type) }
     }

@@ -190,8 +190,10 @@ impl Execution {
     /// The commands of everything that is scheduled and not ended, to carry out again after a crash or a loss of
     /// the broker's messages.
     pub fn pending(&self, env: &Env<'_>) -> Vec<Command> {
-        let open = self.live.open_attempts();
-        open.into_iter().filter_map(|(_, scope)| states::task::command(self, scope, env)).collect()
+        let open = self.live.open_attempts().into_iter();
+        let attempts = open.filter_map(|(_, scope)| states::task::command(self, scope, env));
+        let map_runs = self.live.scopes_of_map_runs().into_iter();
+        attempts.chain(map_runs.flat_map(|scope| states::distributed::pending(self, scope, env))).collect()
     }
 
     /// About how much memory it takes, in bytes. Cheap: kept up to date, not computed.

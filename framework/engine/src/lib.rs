@@ -22,6 +22,8 @@ mod redrive;
 mod situation;
 mod states;
 
-pub use command::{Applied, Call, Command, Dispatch, Env, Ignored, Input, Outcome, Taken, Way};
+pub use command::{
+    Applied, Call, Command, Dispatch, Env, Ignored, Input, Outcome, StartChild, StopChild, Taken, Way,
+};
 pub use execution::{End, Execution, Origin, ReplayError};
 pub use history::{EventKind, HistoryEvent};

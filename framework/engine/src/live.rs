@@ -20,6 +20,10 @@ use crate::{
     history::{Assigned, EventKind, Failure, HistoryEvent, ScopeId, TOP_LEVEL},
 };
 
+mod map_run;
+
+pub(crate) use map_run::{MapRun, Source, Stage};
+
 /// The state of an execution but for its origin and definition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Live {
@@ -37,6 +41,9 @@ pub(crate) struct Live {
     /// Open attempts by the event that scheduled them.
     #[serde(skip)]
     attempts: HashMap<u64, ScopeId>,
+    /// Map Runs by the event that began them.
+    #[serde(skip)]
+    map_runs: BTreeMap<u64, ScopeId>,
     #[serde(skip)]
     deadlines: BTreeSet<Deadline>,
     #[serde(skip)]
@@ -153,6 +160,8 @@ pub(crate) enum Phase {
     /// Nothing, only within a decision: the state failed with these. If the execution ends so, a redrive goes on
     /// with them.
     Closed(Box<Children>),
+    /// The child executions of a distributed Map state.
+    MapRun(Box<MapRun>),
 }
 
 /// An open attempt.
@@ -254,6 +263,7 @@ impl Scope {
                         let given = c.given.as_ref().map_or(0, Payload::len);
                         c.results.len() * 48 + c.result_bytes + step.input.len() + 2 * given
                     }
+                    Phase::MapRun(run) => run.bytes(),
                 };
                 step.input.len() + 4 * step.used.len() + phase
             }
@@ -279,6 +289,7 @@ impl Scope {
                     attempt.heartbeat_due.map(|at| (at, Heartbeat)),
                 ),
                 Phase::Children(children) => (children.paused.map(|at| (at, Iterate)), None),
+                Phase::MapRun(run) => (run.paused.map(|at| (at, Iterate)), None),
             },
         };
         [first, second].into_iter().flatten().map(move |(at, kind)| Deadline { at, scope, kind })
@@ -319,6 +330,20 @@ impl Scope {
         }
     }
 
+    fn map_run(&self) -> Option<&MapRun> {
+        match &self.current {
+            Current::In(Step { phase: Phase::MapRun(run), .. }) => Some(run),
+            _ => None,
+        }
+    }
+
+    fn map_run_mut(&mut self) -> Result<&mut MapRun, String> {
+        match &mut self.step_mut()?.phase {
+            Phase::MapRun(run) => Ok(run),
+            _ => Err("no Map Run is open in its scope".to_owned()),
+        }
+    }
+
     fn children_mut(&mut self) -> Result<&mut Children, String> {
         match &mut self.step_mut()?.phase {
             Phase::Children(children) => Ok(children),
@@ -338,6 +363,7 @@ impl Live {
             end: None,
             redriven: None,
             attempts: HashMap::new(),
+            map_runs: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             bytes: 0,
             variable_bytes: 0,
@@ -347,6 +373,7 @@ impl Live {
     /// Fills in what is not stored.
     pub(crate) fn index_all(&mut self) {
         (self.attempts, self.deadlines) = (HashMap::new(), BTreeSet::new());
+        self.map_runs.clear();
         (self.bytes, self.variable_bytes) = (0, 0);
         let scopes = std::mem::take(&mut self.scopes);
         for (id, scope) in &scopes {
@@ -436,6 +463,9 @@ impl Live {
         if let Some(attempt) = scope.attempt() {
             self.attempts.insert(attempt.scheduled_id, id);
         }
+        if let Some(run) = scope.map_run() {
+            self.map_runs.insert(run.started_id, id);
+        }
     }
 
     /// Changes a scope, and with it what is found from it.
@@ -453,6 +483,7 @@ impl Live {
         if let Some(attempt) = scope.attempt() {
             self.attempts.remove(&attempt.scheduled_id);
         }
+        let had_map_run = scope.map_run().map(|run| run.started_id);
         let result = change(scope);
         // As in `index`, spelled out because the scope is borrowed.
         self.bytes += scope.bytes();
@@ -460,6 +491,11 @@ impl Live {
         self.deadlines.extend(scope.deadlines(id));
         if let Some(attempt) = scope.attempt() {
             self.attempts.insert(attempt.scheduled_id, id);
+        }
+        let has_map_run = scope.map_run().map(|run| run.started_id);
+        if had_map_run != has_map_run {
+            had_map_run.map(|started| self.map_runs.remove(&started));
+            self.map_runs.extend(has_map_run.map(|started| (started, id)));
         }
         result
     }
@@ -485,6 +521,9 @@ impl Live {
             }
             if let Some(attempt) = scope.attempt() {
                 self.attempts.remove(&attempt.scheduled_id);
+            }
+            if let Some(run) = scope.map_run() {
+                self.map_runs.remove(&run.started_id);
             }
             if let Current::In(Step { phase: Phase::Children(c) | Phase::Closed(c), .. }) = &scope.current {
                 closing.extend(c.scopes());
@@ -567,6 +606,9 @@ impl Live {
             | EventKind::TaskFailed { .. }
             | EventKind::TaskTimedOut { .. } => self.end_attempt(event),
             EventKind::ParallelStateStarted { branches } => self.start_branches(event, *branches),
+            EventKind::MapStateStarted { .. } if self.is_distributed(definition, scope) => {
+                self.follow(scope, id)
+            }
             EventKind::MapStateStarted { length, max_concurrency, tolerated_failures, items } => {
                 self.start_children(event, *length, *max_concurrency, *tolerated_failures, true)?;
                 self.change(scope, |s| {
@@ -597,11 +639,28 @@ impl Live {
             EventKind::RetryScheduled { retrier, due } => self.retry(definition, event, *retrier, *due),
             EventKind::HeartbeatReceived => self.change(scope, |s| s.attempt_mut().map(|a| a.alive(at))),
             EventKind::Yielded { name, input } => self.put_off(definition, event, name, input),
-            EventKind::MapPaused => self.change(scope, |s| {
+            EventKind::MapPaused if self.map_run(scope).is_none() => self.change(scope, |s| {
                 s.children_mut()?.paused = Some(at);
                 Ok(())
             }),
+            EventKind::MapPaused
+            | EventKind::MapRunStarted { .. }
+            | EventKind::MapRunSucceeded
+            | EventKind::MapRunFailed(_)
+            | EventKind::MapRunAborted
+            | EventKind::MapItemsRequested
+            | EventKind::MapItemsRead { .. }
+            | EventKind::MapChildrenStarted { .. }
+            | EventKind::MapChildEnded { .. }
+            | EventKind::MapRunFailing(_)
+            | EventKind::MapResultsRequested
+            | EventKind::MapRunUpdated { .. } => self.apply_to_map_run(definition, event),
         }
+    }
+
+    fn is_distributed(&self, definition: &StateMachine, scope: ScopeId) -> bool {
+        let step = self.scope(scope).and_then(Scope::step);
+        step.is_some_and(|step| is_distributed(definition, step.state()))
     }
 
     fn start(&mut self, definition: &StateMachine, event: &HistoryEvent) -> Result<(), String> {
@@ -751,6 +810,7 @@ impl Live {
         self.end = Some((end, at));
         self.timeout_at = None;
         self.attempts.clear();
+        self.map_runs.clear();
         self.deadlines.clear();
         Ok(())
     }
@@ -910,7 +970,7 @@ impl Live {
             let clear = self.deadlines.is_empty() && self.attempts.is_empty();
             return if clear { Ok(()) } else { Err("an ended execution still waits".to_owned()) };
         }
-        if self.deadlines.is_empty() && self.attempts.is_empty() {
+        if self.deadlines.is_empty() && self.attempts.is_empty() && self.map_runs.is_empty() {
             return Err("it waits for nothing".to_owned());
         }
         for (id, scope) in &self.scopes {
@@ -927,6 +987,8 @@ impl Live {
                     Phase::Deciding | Phase::Closed(_) => return Err(format!("scope {id} is undecided")),
                     Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => {}
                     Phase::Children(children) => self.check_children(*id, children)?,
+                    Phase::MapRun(run) if run.check() => {}
+                    Phase::MapRun(_) => return Err(format!("the Map Run in scope {id} does not add up")),
                 },
             }
         }
@@ -950,6 +1012,10 @@ impl Live {
 
 fn named(definition: &StateMachine, name: &str) -> Result<StateIndex, String> {
     definition.by_name.get(name).copied().ok_or_else(|| "the definition has no such state".to_owned())
+}
+
+fn is_distributed(definition: &StateMachine, state: StateIndex) -> bool {
+    matches!(&definition.state(state).kind, StateKind::Map(map) if map.distributed.is_some())
 }
 
 fn retriers(definition: &StateMachine, state: StateIndex) -> usize {

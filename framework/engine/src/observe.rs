@@ -5,6 +5,8 @@ use std::{cell::RefCell, collections::BTreeMap};
 use serde_json::{Value, json};
 use stagepost_protocol::{Payload, TaskToken};
 
+use crate::context::Item;
+
 /// A place in a state's data flow that can be looked at: a field of the API's `InspectionData`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -84,13 +86,13 @@ impl Observer {
     }
 
     /// The context object, with the item of an iteration and, where it names none, a task token.
-    pub(crate) fn context(&self, token: Option<&TaskToken>, item: Option<(u32, &Payload)>) -> Value {
+    pub(crate) fn context(&self, token: Option<&TaskToken>, item: Option<&Item>) -> Value {
         let mut context = self.context.clone();
         if let (Some(token), None) = (token, context.get("Task")) {
             context["Task"] = json!({ "Token": token.as_str() });
         }
-        if let Some((index, value)) = item {
-            context["Map"] = json!({ "Item": { "Index": index, "Value": value.to_value() } });
+        if let Some(item) = item {
+            context["Map"] = json!({ "Item": item.shown() });
         }
         context
     }

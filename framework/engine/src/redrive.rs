@@ -64,7 +64,11 @@ fn go_on(decider: &mut Decider<'_>, scope: ScopeId) {
             }
             // The state is not entered again: it does its work anew.
             Phase::Deciding => Some(Ready::Retry { scope }),
-            Phase::Closed(_) | Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => None,
+            Phase::Closed(_)
+            | Phase::Waiting(_)
+            | Phase::Retrying(_)
+            | Phase::Attempting(_)
+            | Phase::MapRun(_) => None,
         },
     };
     if let Some(ready) = ready {

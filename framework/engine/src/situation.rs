@@ -8,7 +8,7 @@ use stagepost_protocol::Timestamp;
 use crate::live::Live;
 
 /// Fields that hold event ids, counters that only grow, and times that have passed.
-const PAST: [&str; 10] = [
+const PAST: [&str; 13] = [
     "last_event_id",
     "last_at",
     "next_scope",
@@ -19,13 +19,18 @@ const PAST: [&str; 10] = [
     "attempts",
     "scheduled_id",
     "follows",
+    // Of a Map Run, whose name is made from the event that began it.
+    "arn",
+    "started_id",
+    "started_at",
 ];
 
 /// Fields that hold times to come.
 const TO_COME: [&str; 5] = ["timeout_at", "heartbeat_due", "due", "Waiting", "Retrying"];
 
 /// Fields that hold the user's data, which is left as it is.
-const DATA: [&str; 6] = ["input", "variables", "results", "given", "Succeeded", "cause"];
+const DATA: [&str; 9] =
+    ["input", "variables", "results", "given", "Succeeded", "cause", "unstarted", "reader", "writer"];
 
 pub(crate) fn of(live: &Live, now: Timestamp) -> String {
     let mut value = serde_json::to_value(live).unwrap_or_default();

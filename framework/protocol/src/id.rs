@@ -74,15 +74,19 @@ fn split(text: &str, kind: &str) -> Option<(Namespace, String)> {
 pub struct StateMachineArn {
     /// Where it is filed.
     pub namespace: Namespace,
-    /// Its name.
+    /// Its name; `NAME/LABEL` for the one that the child executions of a Map Run are executions of.
     pub name: String,
 }
 
 impl StateMachineArn {
-    /// Reads the ARN of a state machine without version, alias or label.
+    /// Reads the ARN of a state machine without version or alias.
     pub fn parse(text: &str) -> Result<Self, ArnError> {
+        let named = |name: &str| {
+            let (base, label) = name.split_once('/').unwrap_or((name, "-"));
+            !base.is_empty() && !label.is_empty() && !label.contains('/') && !name.contains(':')
+        };
         match split(text, "stateMachine") {
-            Some((namespace, name)) if !name.contains([':', '/']) => Ok(Self { namespace, name }),
+            Some((namespace, name)) if named(&name) => Ok(Self { namespace, name }),
             _ => Err(ArnError {
                 text: text.into(),
                 expected: "arn:aws:states:REGION:ACCOUNT:stateMachine:NAME",

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{ExecutionArn, ExecutionId, Message, Payload, Properties, StateMachineArn, TaskToken, Timestamp};
+use crate::{
+    ExecutionArn, ExecutionId, MapItem, MapRunArn, Message, Payload, Properties, StateMachineArn, TaskToken,
+    Timestamp,
+};
 
 /// The number of a shard, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,6 +74,8 @@ pub enum ShardMessage {
     Stop(Stop),
     /// Let an execution that ended without success go on. Answered like a start.
     Redrive(Redrive),
+    /// Change how a Map Run runs. Answered like a start.
+    UpdateMapRun(UpdateMapRun),
 }
 
 /// What became of one attempt.
@@ -155,6 +160,9 @@ pub struct Start {
     /// The attempt that waits for its end. A start that is repeated must name the same one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
+    /// What it is of a Map Run, if it is a child execution of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map_item: Option<MapItem>,
 }
 
 /// The attempt of another execution that waits for the end of this one. When this one ends, its end goes to the
@@ -225,6 +233,24 @@ pub struct Redrive {
     pub parent: Option<TaskToken>,
 }
 
+/// A request to change how a Map Run runs (UpdateMapRun). What is `None` stays as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UpdateMapRun {
+    /// Whose Map Run it is.
+    pub execution: ExecutionArn,
+    /// Which one.
+    pub map_run: MapRunArn,
+    /// How many child executions may run at a time; 0: no limit but the engine's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u64>,
+    /// How many items may fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerated_failure_count: Option<u64>,
+    /// How many percent of the items may fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerated_failure_percentage: Option<f64>,
+}
+
 /// The answer to a [`ShardMessage`] that has `reply_to`, sent after the commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -250,7 +276,7 @@ pub enum Reply {
     NotRedrivable(String),
     /// There is no such execution.
     NotFound,
-    /// The report was taken.
+    /// The report, or the change of a Map Run, was taken.
     Accepted,
     /// The token is none of this installation's (InvalidToken).
     InvalidToken,

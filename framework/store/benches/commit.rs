@@ -75,6 +75,7 @@ fn new_execution(name: &str, n: usize) -> NewExecution {
         wake_at: Some(Timestamp::from_millis(n as i64)),
         trace_header: None,
         parent: None,
+        map_item: None,
     }
 }
 

@@ -17,7 +17,8 @@ use std::{ops::Range, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use stagepost_protocol::{
-    ExecutionArn, ExecutionId, Namespace, Parent, Payload, ShardId, StateMachineArn, Timestamp, limits,
+    ExecutionArn, ExecutionId, MapItem, MapRun, MapRunArn, Namespace, Parent, Payload, ShardId,
+    StateMachineArn, Timestamp, limits,
 };
 
 /// Why the store could not do what it was asked.
@@ -157,6 +158,8 @@ pub struct NewExecution {
     pub trace_header: Option<String>,
     /// The attempt that waits for its end.
     pub parent: Option<Parent>,
+    /// What it is of a Map Run, if it is a child execution of one.
+    pub map_item: Option<MapItem>,
 }
 
 /// The events of one decision.
@@ -238,6 +241,8 @@ pub struct Batch {
     pub wakes: Vec<(ExecutionId, Option<Timestamp>)>,
     /// Snapshots; each replaces the earlier one of its execution.
     pub snapshots: Vec<Snapshot>,
+    /// Map Runs as they are now; each replaces what is stored of it. Each at most once.
+    pub map_runs: Vec<MapRun>,
 }
 
 impl Batch {
@@ -249,6 +254,7 @@ impl Batch {
             && self.ended.is_empty()
             && self.wakes.is_empty()
             && self.snapshots.is_empty()
+            && self.map_runs.is_empty()
     }
 }
 
@@ -300,6 +306,8 @@ pub struct ExecutionSummary {
     pub redrive_count: u32,
     /// When it was last redriven.
     pub redriven_at: Option<Timestamp>,
+    /// What it is of a Map Run, if it is a child execution of one.
+    pub map_item: Option<MapItem>,
 }
 
 /// An immutable definition; executions name it by its id.
@@ -361,11 +369,20 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
+/// What executions are listed of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExecutionsOf {
+    /// A state machine; without the child executions of its Map Runs.
+    StateMachine(StateMachineArn),
+    /// A Map Run: its child executions.
+    MapRun(MapRunArn),
+}
+
 /// Which executions to list, newest first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListExecutions {
-    /// Of which state machine.
-    pub state_machine: StateMachineArn,
+    /// Of what.
+    pub of: ExecutionsOf,
     /// Only with this status.
     pub status: Option<ExecutionStatus>,
     /// Only those that were redriven, or only those that were not.
@@ -428,6 +445,17 @@ pub trait Reader: Send + Sync + 'static {
 
     /// A page of executions, newest first. `input` and `output` may be left out (`null`, `None`).
     async fn executions(&self, query: &ListExecutions) -> Result<Page<ExecutionSummary>>;
+
+    /// A Map Run.
+    async fn map_run(&self, arn: &MapRunArn) -> Result<Option<MapRun>>;
+
+    /// A page of the Map Runs of an execution, newest first.
+    async fn map_runs(
+        &self,
+        execution: ExecutionId,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page<MapRun>>;
 
     /// History rows of an execution with `last_event_id >= from` (ascending) or `first_event_id <= from`
     /// (descending), at most `limit` rows and about `max_bytes` bytes, at least one if there is one.

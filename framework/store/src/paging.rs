@@ -1,6 +1,6 @@
 //! Where a page of a listing ends and the next one begins.
 
-use stagepost_protocol::{ExecutionId, Timestamp};
+use stagepost_protocol::{ExecutionId, MapRun, Timestamp};
 
 use crate::{Error, ExecutionSummary, Page, Result};
 
@@ -23,6 +23,23 @@ pub(crate) fn page<T>(mut items: Vec<T>, limit: usize, key: impl Fn(&T) -> Strin
 /// The place of an execution in the listing.
 pub(crate) fn execution_key(execution: &ExecutionSummary) -> String {
     format!("{}.{}", execution.started_at.as_millis(), execution.id)
+}
+
+/// The place of a Map Run in the listing.
+pub(crate) fn map_run_key(map_run: &MapRun) -> String {
+    format!("{}.{}", map_run.started_at.as_millis(), map_run.arn.name)
+}
+
+/// The place that a key of a Map Run names; without a key, before the newest one.
+pub(crate) fn map_run_place(key: Option<&str>) -> Result<(Timestamp, String)> {
+    let Some(key) = key else { return Ok((Timestamp::from_millis(i64::MAX), String::new())) };
+    let place = key
+        .split_once('.')
+        .and_then(|(millis, name)| Some((Timestamp::from_millis(millis.parse().ok()?), name.to_owned())));
+    place.ok_or_else(|| Error::Database {
+        what: "list Map Runs",
+        reason: "the page's key was not made by this store".to_owned(),
+    })
 }
 
 /// The place that a key names; without a key, before the newest execution.

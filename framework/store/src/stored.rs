@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use stagepost_protocol::{ExecutionArn, ExecutionId, Namespace, Parent, Payload, StateMachineArn};
+use stagepost_protocol::{
+    ExecutionArn, ExecutionId, MapItem, MapRun, MapRunArn, Namespace, Parent, Payload, StateMachineArn,
+};
 
 use crate::{Error, ExecutionStatus, Result};
 
@@ -30,6 +32,19 @@ pub(crate) fn status(text: &str) -> Result<ExecutionStatus> {
 
 pub(crate) fn parent(text: Option<&str>) -> Result<Option<Parent>> {
     text.map(|text| Parent::from_text(text).ok_or_else(|| unreadable("parent"))).transpose()
+}
+
+pub(crate) fn map_item(
+    namespace: &Namespace,
+    map_run: Option<String>,
+    items: Option<i64>,
+) -> Option<MapItem> {
+    let map_run = MapRunArn { namespace: namespace.clone(), name: map_run? };
+    Some(MapItem { map_run, items: items.and_then(|n| u32::try_from(n).ok()).unwrap_or(1) })
+}
+
+pub(crate) fn map_run(record: &str) -> Result<MapRun> {
+    MapRun::from_text(record).ok_or_else(|| unreadable("Map Run"))
 }
 
 pub(crate) fn arns(

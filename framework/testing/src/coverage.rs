@@ -44,7 +44,7 @@ impl Coverage {
     /// Nothing is covered yet.
     pub fn new(machine: &Arc<StateMachine>) -> Coverage {
         let mut all = Vec::new();
-        for (n, state) in (0..).zip(&machine.states) {
+        for (n, state) in (0..).zip(machine.states.iter()) {
             let index = StateIndex(n);
             all.push(Item::State(index));
             let mut ways = |count: usize, way: fn(u32) -> Way| {

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 use stagepost_protocol::{
-    ExecutionArn, Parent, ParentKind, Payload,
+    ExecutionArn, MapItem, Parent, ParentKind, Payload,
     shard::{Redrive, Reply, Start, Stop},
 };
-use stagepost_store::{ExecutionStatus, ExecutionSummary, ListExecutions, StateMachineRow};
+use stagepost_store::{ExecutionStatus, ExecutionSummary, ExecutionsOf, ListExecutions, StateMachineRow};
 use uuid::Uuid;
 
-use super::{Answer, Context, express, names, state_machines};
+use super::{Answer, Context, express, map_runs, names, state_machines};
 use crate::wire::{
     ApiError, Code, Members, Text, json as json_text,
     members::{ARN, CAUSE, DATA, ERROR, NAME},
@@ -84,6 +84,7 @@ pub(super) async fn start_for(cx: &Context<'_>, m: Members<'_>, parent: Option<P
         trace_header: trace_header.map(str::to_owned),
         fresh,
         parent,
+        map_item: None,
     };
     match cx.api.commands.start(start).await? {
         Reply::Started { started_at } => Ok(json!({
@@ -192,29 +193,35 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let status = m.one_of("statusFilter", STATUSES);
     let limit = page::size(m.integer("maxResults", 0, page::PAGE_MAX));
     let token = m.text("nextToken", Text::new(1, 3096));
-    let map_run = m.text("mapRunArn", Text::new(1, 2000));
+    let map_run = m.text("mapRunArn", map_runs::MAP_RUN_ARN);
     let redrive = m.one_of("redriveFilter", &["REDRIVEN", "NOT_REDRIVEN"]);
     m.finish()?;
-    let machine_arn = match (machine_arn, map_run) {
-        (Some(arn), None) => arn,
-        (None, Some(map_run)) => return Err(ApiError::about(Code::ResourceNotFound, map_run)),
+    let of = match (machine_arn, map_run) {
+        (Some(arn), None) => {
+            let machine = state_machines::find(cx, arn).await?;
+            if machine.is_express() {
+                return Err(express::wrong_type());
+            }
+            ExecutionsOf::StateMachine(machine.arn)
+        }
+        (None, Some(arn)) => ExecutionsOf::MapRun(map_runs::find(cx, &names::map_run(arn)?).await?.arn),
         _ => {
             let message = "Exactly one of stateMachineArn and mapRunArn must be specified";
             return Err(ApiError::validation(message));
         }
     };
-    let machine = state_machines::find(cx, machine_arn).await?;
-    if machine.is_express() {
-        return Err(express::wrong_type());
-    }
+    let what = match &of {
+        ExecutionsOf::StateMachine(arn) => arn.to_string(),
+        ExecutionsOf::MapRun(arn) => arn.to_string(),
+    };
     let shown = redrive.unwrap_or("");
-    let listing = format!("ListExecutions {} {} {shown}", machine.arn, status.unwrap_or(""));
+    let listing = format!("ListExecutions {what} {} {shown}", status.unwrap_or(""));
     let after = page::after(&listing, token)?;
     let status = status.and_then(ExecutionStatus::parse);
     let redriven = redrive.map(|redrive| redrive == "REDRIVEN");
-    let query = ListExecutions { state_machine: machine.arn, status, redriven, limit, after };
+    let query = ListExecutions { of, status, redriven, limit, after };
     let found = cx.api.reader.executions(&query).await?;
-    let items: Vec<Value> = found.items.iter().map(item).collect();
+    let items: Vec<Value> = found.items.iter().map(listed).collect();
     let mut answer = json!({ "executions": items });
     if let Some(next) = found.next {
         answer["nextToken"] = page::token(&listing, &next).into();
@@ -223,6 +230,15 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
 }
 
 /// What a listing shows of an execution.
+fn listed(execution: &ExecutionSummary) -> Value {
+    let mut item = item(execution);
+    if let Some(MapItem { items, .. }) = &execution.map_item {
+        item["itemCount"] = (*items).into();
+    }
+    item
+}
+
+/// What a listing and a description show of an execution.
 fn item(execution: &ExecutionSummary) -> Value {
     let mut item = json!({
         "executionArn": execution.arn.to_string(),
@@ -234,6 +250,9 @@ fn item(execution: &ExecutionSummary) -> Value {
     });
     if let Some(redriven_at) = execution.redriven_at {
         item["redriveDate"] = redriven_at.as_seconds_f64().into();
+    }
+    if let Some(MapItem { map_run, .. }) = &execution.map_item {
+        item["mapRunArn"] = map_run.to_string().into();
     }
     if let Some(stopped_at) = execution.stopped_at {
         item["stopDate"] = stopped_at.as_seconds_f64().into();

@@ -16,6 +16,7 @@ mod definitions;
 mod executions;
 mod express;
 mod history;
+mod map_runs;
 mod names;
 mod settings;
 mod state_machines;
@@ -79,12 +80,14 @@ operations! {
     "DeleteStateMachine" => state_machines::delete,
     "DescribeActivity" => activities::describe,
     "DescribeExecution" => executions::describe,
+    "DescribeMapRun" => map_runs::describe,
     "DescribeStateMachine" => state_machines::describe,
     "DescribeStateMachineForExecution" => state_machines::describe_for_execution,
     "GetActivityTask" => tasks::get_activity_task,
     "GetExecutionHistory" => history::get,
     "ListActivities" => activities::list,
     "ListExecutions" => executions::list,
+    "ListMapRuns" => map_runs::list,
     "ListStateMachines" => state_machines::list,
     "ListTagsForResource" => tags::list,
     "RedriveExecution" => executions::redrive,
@@ -97,6 +100,7 @@ operations! {
     "TagResource" => tags::tag,
     "TestState" => test_state::test,
     "UntagResource" => tags::untag,
+    "UpdateMapRun" => map_runs::update,
     "UpdateStateMachine" => state_machines::update,
     "ValidateStateMachineDefinition" => definitions::validate,
 }

@@ -1,6 +1,6 @@
 //! Names and ARNs in requests.
 
-use stagepost_protocol::{ActivityArn, ExecutionArn, StateMachineArn};
+use stagepost_protocol::{ActivityArn, ExecutionArn, MapRunArn, StateMachineArn};
 
 use crate::wire::{ApiError, Code};
 
@@ -56,6 +56,11 @@ pub(super) fn state_machine(text: &str) -> Result<(StateMachineArn, Option<&str>
 pub(super) fn execution(text: &str) -> Result<ExecutionArn, ApiError> {
     let arn = ExecutionArn::parse(text).ok().filter(|arn| storable(text) && !arn.is_express());
     arn.ok_or_else(|| invalid(text, "execution"))
+}
+
+pub(super) fn map_run(text: &str) -> Result<MapRunArn, ApiError> {
+    let arn = MapRunArn::parse(text).ok().filter(|_| storable(text));
+    arn.ok_or_else(|| invalid(text, "mapRun"))
 }
 
 pub(super) fn activity(text: &str) -> Result<ActivityArn, ApiError> {

@@ -1,7 +1,7 @@
 //! State machines: the registry of definitions.
 
 use serde_json::{Value, json};
-use stagepost_protocol::{StateMachineArn, Timestamp};
+use stagepost_protocol::{MapItem, StateMachineArn, Timestamp};
 use stagepost_store::{DefinitionRow, ExecutionSummary, StateMachineRow};
 use uuid::Uuid;
 
@@ -179,7 +179,15 @@ pub(super) async fn describe_for_execution(cx: &Context<'_>, mut m: Members<'_>)
     let Some(execution) = cx.api.reader.execution(arn.id()).await? else {
         return Err(ApiError::about(Code::ExecutionDoesNotExist, arn));
     };
-    let definition = stored_definition(cx, &execution.definition_id).await?;
+    // That of a child execution of a Map Run names that of its parent.
+    let (definition_id, label) = match execution.definition_id.split_once('/') {
+        Some((id, label)) => (id, Some(label)),
+        None => (execution.definition_id.as_str(), None),
+    };
+    let mut definition = stored_definition(cx, definition_id).await?;
+    if let Some(label) = label {
+        definition.text = processor(&definition.text, label)?;
+    }
     let machine = cx.api.reader.state_machine(&execution.state_machine).await?;
     let settings = machine.as_ref().map(|row| Settings::of(&row.settings)).unwrap_or_default();
     let mut answer = json!({
@@ -191,14 +199,29 @@ pub(super) async fn describe_for_execution(cx: &Context<'_>, mut m: Members<'_>)
         "loggingConfiguration": settings.logging(),
         "tracingConfiguration": settings.tracing(),
     });
+    if let Some(MapItem { map_run, .. }) = &execution.map_item {
+        answer["mapRunArn"] = map_run.to_string().into();
+        answer["label"] = label.unwrap_or_default().into();
+    }
     answer["encryptionConfiguration"] = settings.encryption_or_default();
-    if !metadata_only {
+    if !metadata_only && label.is_none() {
         show_variables(&mut answer, &definition.text);
     }
     if machine.is_some() {
         show_revision(&mut answer, &settings, &execution.definition_id);
     }
     Ok(answer)
+}
+
+/// The item processor of the distributed Map state with this label, as the definition has it.
+fn processor(definition: &str, label: &str) -> Result<String, ApiError> {
+    let unknown = || ApiError::internal(format!("the definition has no Map state with the label {label}"));
+    let (machine, _) = stagepost_asl::parse(definition).map_err(|_| unknown())?;
+    let (state, ..) = machine.distributed_maps().find(|(.., d)| &*d.label == label).ok_or_else(unknown)?;
+    let document: Value = serde_json::from_str(definition).map_err(|_| unknown())?;
+    let state = document.pointer(&state.pointer).ok_or_else(unknown)?;
+    let processor = state.get("ItemProcessor").or_else(|| state.get("Iterator")).ok_or_else(unknown)?;
+    Ok(processor.to_string())
 }
 
 /// When the revision that an execution runs was made: known for the first and the current one; of others, only

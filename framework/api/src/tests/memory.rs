@@ -13,13 +13,13 @@ use stagepost_coordinator::{
 };
 use stagepost_engine::End;
 use stagepost_protocol::{
-    ExecutionId, ExpressStart, Namespace, Payload, Report, ReportOutcome, StateMachineArn, TaskMessage,
-    Timestamp,
-    shard::{Redrive, Reply, Start, Stop},
+    ExecutionId, ExpressStart, MapRun, MapRunArn, Namespace, Payload, Report, ReportOutcome, StateMachineArn,
+    TaskMessage, Timestamp,
+    shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
 };
 use stagepost_store::{
-    ActivityRow, DefinitionRow, ExecutionStatus, ExecutionSummary, HistoryRow, ListExecutions, Page, Reader,
-    Result, StateMachineRow,
+    ActivityRow, DefinitionRow, ExecutionStatus, ExecutionSummary, ExecutionsOf, HistoryRow, ListExecutions,
+    Page, Reader, Result, StateMachineRow,
 };
 
 use crate::commands::Commands;
@@ -32,6 +32,8 @@ pub(super) struct Tables {
     pub(super) executions: Vec<ExecutionSummary>,
     pub(super) history: Vec<HistoryRow>,
     pub(super) express: Vec<ExpressStart>,
+    pub(super) map_runs: Vec<MapRun>,
+    pub(super) updates: Vec<UpdateMapRun>,
     pub(super) reports: Vec<Report>,
     pub(super) report_reply: Option<Reply>,
     pub(super) task: Option<TaskMessage>,
@@ -77,13 +79,33 @@ impl Reader for Memory {
     async fn executions(&self, query: &ListExecutions) -> Result<Page<ExecutionSummary>> {
         let tables = self.tables();
         let wanted = |e: &&ExecutionSummary| {
-            e.state_machine == query.state_machine
-                && query.status.is_none_or(|s| s == e.status)
+            let of = match &query.of {
+                ExecutionsOf::StateMachine(arn) => e.state_machine == *arn,
+                ExecutionsOf::MapRun(arn) => e.map_item.as_ref().is_some_and(|m| m.map_run == *arn),
+            };
+            of && query.status.is_none_or(|s| s == e.status)
                 && query.redriven.is_none_or(|r| r == (e.redrive_count > 0))
         };
         let all: Vec<_> = tables.executions.iter().rev().filter(wanted).cloned().collect();
         let keyed: Vec<_> = all.into_iter().enumerate().map(|(i, e)| (format!("{i:04}"), e)).collect();
         Ok(page(&keyed, query.limit, query.after.as_deref()))
+    }
+
+    async fn map_run(&self, arn: &MapRunArn) -> Result<Option<MapRun>> {
+        Ok(self.tables().map_runs.iter().find(|run| run.arn == *arn).cloned())
+    }
+
+    async fn map_runs(
+        &self,
+        execution: ExecutionId,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page<MapRun>> {
+        let tables = self.tables();
+        let of = |run: &&MapRun| run.execution.id() == execution;
+        let all = tables.map_runs.iter().rev().filter(of).cloned();
+        let keyed: Vec<_> = all.enumerate().map(|(i, run)| (format!("{i:04}"), run)).collect();
+        Ok(page(&keyed, limit, after))
     }
 
     async fn history(
@@ -230,6 +252,7 @@ impl Commands for Memory {
             parent: start.parent,
             redrive_count: 0,
             redriven_at: None,
+            map_item: start.map_item,
         });
         Ok(Reply::Started { started_at })
     }
@@ -261,6 +284,11 @@ impl Commands for Memory {
         execution.stopped_at = Some(stopped_at);
         (execution.error, execution.cause) = (stop.error, stop.cause);
         Ok(Reply::Stopped { stopped_at })
+    }
+
+    async fn update_map_run(&self, update: UpdateMapRun) -> Result<Reply, ClientError> {
+        self.tables().updates.push(update);
+        Ok(Reply::Accepted)
     }
 
     async fn report(&self, report: Report) -> Result<Reply, ClientError> {

@@ -126,6 +126,22 @@ impl<'a> Members<'a> {
         Some(n)
     }
 
+    /// A number within bounds.
+    pub(crate) fn number(&mut self, name: &str, min: f64, max: f64) -> Option<f64> {
+        let number = match self.get(name)? {
+            Value::Number(number) => number.as_f64().unwrap_or(f64::MAX),
+            other => return self.wrong_type(other, "Float"),
+        };
+        if number > max {
+            let rule = format!("Member must have value less than or equal to {max}");
+            self.violated(&format!("Value '{number}'"), name, &rule);
+        } else if number < min {
+            let rule = format!("Member must have value greater than or equal to {min}");
+            self.violated(&format!("Value '{number}'"), name, &rule);
+        }
+        Some(number)
+    }
+
     /// A truth value.
     pub(crate) fn flag(&mut self, name: &str) -> Option<bool> {
         match self.get(name)? {

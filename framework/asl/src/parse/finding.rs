@@ -165,7 +165,8 @@ impl fmt::Display for Finding {
 }
 
 /// What a definition that [`parse`](super::parse) accepted may not hold when it is to run as an Express state machine: jobs
-/// and task tokens outlive its five minutes (developer guide, "Choosing workflow type"). The service refuses activities
+/// and task tokens outlive its five minutes, and Map Runs belong to standard executions (developer guide, "Choosing
+/// workflow type" and "Map state in Distributed mode"). The service refuses activities
 /// too; here they are how any work is done, so they are accepted.
 pub fn express_findings(machine: &StateMachine) -> Vec<Finding> {
     let refused = |resource: &Resource| match resource {
@@ -185,11 +186,16 @@ pub fn express_findings(machine: &StateMachine) -> Vec<Finding> {
         StateKind::Task(task) => refused(&task.resource).map(|what| (state, what)),
         _ => None,
     });
+    let maps = machine.distributed_maps().map(|(state, ..)| {
+        (format!("{}/ItemProcessor", state.pointer), "a Map state in DISTRIBUTED mode".to_owned())
+    });
     tasks
-        .map(|(state, what)| Finding {
+        .map(|(state, what)| (format!("{}/Resource", state.pointer), what))
+        .chain(maps)
+        .map(|(pointer, what)| Finding {
             severity: Severity::Error,
             code: codes::SCHEMA,
-            pointer: format!("{}/Resource", state.pointer),
+            pointer,
             message: format!("Express state machine does not support {what}"),
             help: Some("create the state machine with type STANDARD".to_owned()),
             spot: None,

@@ -1,7 +1,7 @@
 //! The document as a whole and its scopes.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -83,6 +83,8 @@ pub(super) struct Parser {
     /// The states whose parts are read, outermost first.
     containers: Vec<u32>,
     scopes: Vec<ScopeShape>,
+    /// The labels of the distributed Map states so far.
+    pub(super) labels: HashSet<Arc<str>>,
 }
 
 /// The variables that the states of a scope assign.
@@ -159,8 +161,8 @@ impl Parser {
             query_language: self.query_language,
             timeout_seconds,
             start_at: start_at?,
-            states: states?,
-            by_name: std::mem::take(&mut self.by_name),
+            states: states?.into(),
+            by_name: Arc::new(std::mem::take(&mut self.by_name)),
         })
     }
 

@@ -1,7 +1,7 @@
 //! From a JSON text to a [`StateMachine`], with every finding.
 //!
 //! ```text
-//! text ── json ──► Value ── machine ──► scopes ── states, errors, resource ──► StateMachine
+//! text ── json ──► Value ── machine ──► scopes ── states, map, errors, resource ──► StateMachine
 //!            │                │             │
 //!            └────────────────┴── findings ─┴── graph (targets, reachability), variables, lint (warnings)
 //! ```
@@ -18,6 +18,7 @@ mod json;
 mod lint;
 mod locate;
 mod machine;
+mod map;
 mod node;
 mod resource;
 mod states;

@@ -8,6 +8,7 @@ use super::{
     finding::{Severity, codes},
     graph::Origin,
     machine::Parser,
+    map,
     node::{COUNT_MAX, Findings, Node, push_segment},
     resource,
 };
@@ -15,23 +16,23 @@ use crate::{
     choice::Rule,
     intrinsic::Intrinsic,
     model::{
-        Choice, ChoiceState, ErrorHandling, FailState, MapState, Number, ParallelState, PassState, Resource,
-        StateIndex, StateKind, TaskState, Text, Transition, WaitState, WaitUntil,
+        Choice, ChoiceState, FailState, ParallelState, PassState, Resource, StateKind, TaskState, Text,
+        Transition, WaitState, WaitUntil,
     },
     path::Path,
     template::Template,
 };
 
 /// What every state may have.
-const COMMON: &[&str] = &["Type", "Comment", "QueryLanguage"];
+pub(super) const COMMON: &[&str] = &["Type", "Comment", "QueryLanguage"];
 /// What all but Fail have.
-const PATHS: &[&str] = &["InputPath", "OutputPath", "Output"];
+pub(super) const PATHS: &[&str] = &["InputPath", "OutputPath", "Output"];
 /// What follows.
-const FLOW: &[&str] = &["Next", "End", "Assign"];
+pub(super) const FLOW: &[&str] = &["Next", "End", "Assign"];
 /// What states with a result have.
-const RESULT: &[&str] = &["Parameters", "ResultPath"];
+pub(super) const RESULT: &[&str] = &["Parameters", "ResultPath"];
 /// What states whose work may fail have, on top.
-const WORK: &[&str] = &["ResultSelector", "Retry", "Catch"];
+pub(super) const WORK: &[&str] = &["ResultSelector", "Retry", "Catch"];
 /// What Task and Parallel states in JSONata have.
 const ARGUMENTS: &[&str] = &["Arguments"];
 
@@ -57,12 +58,16 @@ pub(super) fn read(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node
         }
         "Fail" => fail(&mut parser.findings, origin, node).map(StateKind::Fail),
         "Parallel" => parallel(parser, origin, node).map(StateKind::Parallel),
-        _ => map(parser, origin, node).map(StateKind::Map),
+        _ => map::read(parser, origin, node).map(StateKind::Map),
     }
 }
 
 /// `Next` or `End`.
-fn transition(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Option<Transition> {
+pub(super) fn transition(
+    found: &mut Findings,
+    origin: &mut Origin<'_, '_>,
+    node: &Node<'_>,
+) -> Option<Transition> {
     // `"End": false` says nothing.
     let end = found.boolean(node, "End").unwrap_or(false);
     match (node.has("Next"), end) {
@@ -130,7 +135,7 @@ fn task(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> O
 }
 
 /// `Parameters`, or `Arguments` in JSONata.
-fn parameters(found: &mut Findings, node: &Node<'_>) -> Option<Template> {
+pub(super) fn parameters(found: &mut Findings, node: &Node<'_>) -> Option<Template> {
     found.template(node, if found.is_jsonata() { "Arguments" } else { "Parameters" })
 }
 
@@ -323,112 +328,4 @@ fn parallel(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -
         errors,
         transition: transition?,
     })
-}
-
-fn map(parser: &mut Parser, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> Option<MapState> {
-    const OWN: &[&str] = &[
-        "ItemProcessor",
-        "Iterator",
-        "ItemsPath",
-        "Items",
-        "ItemSelector",
-        "MaxConcurrency",
-        "MaxConcurrencyPath",
-        "ToleratedFailureCount",
-        "ToleratedFailureCountPath",
-        "ToleratedFailurePercentage",
-        "ToleratedFailurePercentagePath",
-        "ItemReader",
-        "ItemBatcher",
-        "ResultWriter",
-        "Label",
-    ];
-    let found = &mut parser.findings;
-    found.only(node, &[COMMON, PATHS, FLOW, RESULT, WORK, OWN]);
-    found.exactly_one(node, &["ItemProcessor", "Iterator"]);
-    found.at_most_one(node, &["ItemSelector", "Parameters"]);
-    let items_path = found.path(node, "ItemsPath");
-    let items = items(found, node);
-    let item_selector = found.template(node, "ItemSelector").or_else(|| found.template(node, "Parameters"));
-    let max_concurrency = found.number(node, "MaxConcurrency", 0..=COUNT_MAX);
-    let tolerated_failure_count = found.number(node, "ToleratedFailureCount", 0..=COUNT_MAX);
-    let tolerated_failure_percentage = tolerated_failure_percentage(found, node);
-    let label = label(found, node);
-    let result_selector = found.template(node, "ResultSelector");
-    let result_path = found.result_path(node);
-    let errors: ErrorHandling = errors::read(found, origin, node);
-    let transition = transition(found, origin, node);
-    let start_at = item_processor(parser, node);
-    Some(MapState {
-        start_at: start_at?,
-        items_path,
-        items,
-        item_selector,
-        max_concurrency,
-        tolerated_failure_count,
-        tolerated_failure_percentage,
-        label,
-        result_selector,
-        result_path,
-        errors,
-        transition: transition?,
-    })
-}
-
-/// `Items`: an array, or an expression that gives one.
-fn items(found: &mut Findings, node: &Node<'_>) -> Option<Template> {
-    match node.get("Items")? {
-        Value::Array(_) if found.is_jsonata() => found.jsonata(node, "Items", "Items"),
-        _ if found.is_jsonata() => found.query(node, "Items", "Items"),
-        // Said already.
-        _ => None,
-    }
-}
-
-/// `ItemProcessor` or `Iterator`, and what makes a Map distributed.
-fn item_processor(parser: &mut Parser, node: &Node<'_>) -> Option<StateIndex> {
-    let field = if node.has("ItemProcessor") { "ItemProcessor" } else { "Iterator" };
-    let found = &mut parser.findings;
-    let processor = found.object_field(node, field);
-    let mut distributed = None;
-    if let Some(processor) = &processor {
-        found.only(processor, &[&["StartAt", "States", "Comment", "ProcessorConfig"]]);
-        found.comment(processor);
-        if let Some(config) = found.object_field(processor, "ProcessorConfig") {
-            found.only(&config, &[&["Mode", "ExecutionType"]]);
-            found.one_of(&config, "ExecutionType", &["STANDARD", "EXPRESS"]);
-            if found.one_of(&config, "Mode", &["INLINE", "DISTRIBUTED"]) == Some("DISTRIBUTED") {
-                distributed = Some(config.at("Mode"));
-            }
-        }
-    }
-    let only_distributed = ["ItemReader", "ItemBatcher", "ResultWriter"].into_iter().find(|f| node.has(f));
-    if let Some(pointer) = distributed.or_else(|| only_distributed.map(|f| node.at(f))) {
-        found.not_supported_yet(pointer, "Distributed Map is");
-    }
-    parser.scope(&processor?)
-}
-
-fn tolerated_failure_percentage(found: &mut Findings, node: &Node<'_>) -> Option<Number> {
-    const FIELD: &str = "ToleratedFailurePercentage";
-    let percentage = node.get(FIELD).and_then(Value::as_f64);
-    if percentage.is_some_and(|p| (0.0..=100.0).contains(&p) && p.fract() != 0.0) {
-        found.not_supported_yet(node.at(FIELD), "A fraction of a percent is");
-        return None;
-    }
-    found.number(node, FIELD, 0..=100)
-}
-
-fn label(found: &mut Findings, node: &Node<'_>) -> Option<String> {
-    const CHARS_MAX: usize = 40;
-    let label = found.string(node, "Label")?;
-    let forbidden = |c: char| c.is_control() || c.is_whitespace() || "?*<>{}[]:;,\\|^~$#%&`\"/".contains(c);
-    if label.is_empty() || label.chars().count() > CHARS_MAX || label.chars().any(forbidden) {
-        let message = format!(
-            "A label has 1 to {CHARS_MAX} characters, no white space and none of ?*<>{{}}[]:;,\\|^~$#%&`\"/"
-        );
-        found.add(Severity::Error, codes::LABEL, node.at("Label"), message);
-        return None;
-    }
-    Some(label.to_owned())
 }

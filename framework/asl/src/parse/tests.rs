@@ -8,6 +8,8 @@ mod warnings;
 use super::*;
 use crate::model::StateKind;
 
+mod distributed;
+
 /// Every state type, in a definition without a flaw.
 const ALL_TYPES: &str = r#"{
     "Comment": "all of it", "Version": "1.0", "StartAt": "Task", "TimeoutSeconds": 60,
@@ -561,16 +563,6 @@ fn maps() {
             ],
         ),
     ]);
-}
-
-#[test]
-fn what_the_next_version_brings_is_named() {
-    let distributed = r#""ItemProcessor": {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"},
-        "StartAt": "I", "States": {"I": {"Type": "Succeed"}}}, "ItemReader": {}, "ResultWriter": {}"#;
-    check(&[(
-        state(&format!(r#""Type": "Map", "End": true, {distributed}"#)),
-        &["NOT_SUPPORTED_YET /States/S/ItemProcessor/ProcessorConfig/Mode: Distributed Map is not supported"],
-    )]);
 }
 
 #[test]

@@ -220,6 +220,7 @@ mod tests {
             parent: Some(Parent { token: TaskToken::from_untrusted("t"), kind }),
             redrive_count: 3,
             redriven_at: None,
+            map_item: None,
         }
     }
 

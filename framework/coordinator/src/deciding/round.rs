@@ -7,7 +7,8 @@ use stagepost_engine::{
     Applied, Command, End, Env, Execution, HistoryEvent, Ignored, Input, Origin, Outcome, history,
 };
 use stagepost_protocol::{
-    ExecutionId, Message, Parent, ParentKind, Report, ShardId, ShardMessage, Timestamp, limits,
+    ExecutionId, MapRun, MapRunArn, Message, Parent, ParentKind, Report, ShardId, ShardMessage, Timestamp,
+    limits,
     shard::{Redrive, Reply, Start, Stop},
 };
 use stagepost_store::{
@@ -46,6 +47,8 @@ pub(super) struct Round<'a> {
     volatile: bool,
     /// Executions that were to be redriven and may not.
     refused: Vec<ExecutionId>,
+    /// The Map Runs that have changed, as they are now.
+    map_runs: HashMap<MapRunArn, MapRun>,
 }
 
 /// 64 random bits.
@@ -79,6 +82,7 @@ impl<'a> Round<'a> {
             wakes: HashMap::new(),
             volatile: false,
             refused: Vec::new(),
+            map_runs: HashMap::new(),
         }
     }
 
@@ -91,6 +95,7 @@ impl<'a> Round<'a> {
             ShardMessage::Start(start) => Some(start.execution.id()),
             ShardMessage::Stop(stop) => Some(stop.execution.id()),
             ShardMessage::Redrive(redrive) => Some(redrive.execution.id()),
+            ShardMessage::UpdateMapRun(update) => Some(update.execution.id()),
         };
         if let Some(home) = id.map(|id| shards.of(id)).filter(|home| *home != shard) {
             return self.send_on(home, &message, reply);
@@ -114,6 +119,7 @@ impl<'a> Round<'a> {
             }
             ShardMessage::Stop(stop) => Some(self.stop(stop, redelivered)),
             ShardMessage::Redrive(redrive) => Some(self.redrive(redrive, redelivered)),
+            ShardMessage::UpdateMapRun(update) => Some(self.update_map_run(update, redelivered)),
         };
         if let (Some(answer), Some((reply_to, correlation_id))) = (answer, reply) {
             self.decided.replies.push(answer.encode(&reply_to, &correlation_id));
@@ -245,7 +251,7 @@ impl<'a> Round<'a> {
             activity_exists: &|arn| activities.get(arn).is_some_and(|(_, exists)| *exists),
         };
         let (execution, applied) = Execution::start(origin, definition, &env);
-        self.deciding.cache.insert(id, Entry::started(execution));
+        self.deciding.cache.insert(id, Entry::started(execution, &start.definition_id));
         add(&self.deciding.shared.metrics.executions_started, 1);
         let begun = self.deciding.cache.get(id).and_then(|entry| family::begun(entry.execution.origin()));
         if let Some(begun) = begun {
@@ -369,7 +375,7 @@ impl<'a> Round<'a> {
     }
 
     /// Decides; `None` when something changed.
-    fn decide(&mut self, id: ExecutionId, input: Input) -> Option<Ignored> {
+    pub(super) fn decide(&mut self, id: ExecutionId, input: Input) -> Option<Ignored> {
         let Deciding { cache, activities, token_key, .. } = &mut *self.deciding;
         let entry = cache.use_mut(id)?;
         let activities = &*activities;
@@ -399,12 +405,13 @@ impl<'a> Round<'a> {
         add(&self.deciding.shared.metrics.events, applied.events.len());
         add(&self.deciding.shared.metrics.tasks_dispatched, applied.commands.len());
         self.commands(id, applied.commands, false);
+        self.map_runs.extend(applied.map_runs.into_iter().map(|run| (run.arn.clone(), run)));
         self.touch(id).events.extend(applied.events);
         self.deciding.cache.weigh(id);
     }
 
     /// Publishes again what is pending, if an earlier owner decided it and may not have got to that.
-    fn republish(&mut self, id: ExecutionId) {
+    pub(super) fn republish(&mut self, id: ExecutionId) {
         let Deciding { cache, token_key, .. } = &mut *self.deciding;
         let Some(entry) = cache.get_mut(id) else { return };
         if !std::mem::take(&mut entry.unconfirmed) {
@@ -421,10 +428,14 @@ impl<'a> Round<'a> {
         let Some(entry) = self.deciding.cache.get(id) else { return };
         let options = &self.deciding.options;
         let reply_to = options.topology.shard(options.shards.of(id));
-        let arn = &entry.execution.origin().arn;
+        let from = dispatch::Sender {
+            id,
+            arn: &entry.execution.origin().arn,
+            definition_id: &entry.definition_id,
+            reply_to: &reply_to,
+        };
         for command in commands {
-            let message: Message =
-                dispatch::message(&options.topology, &reply_to, id, arn, command, republished);
+            let message = dispatch::message(&options.topology, options.shards, &from, command, republished);
             publish(&mut self.deciding.declared, self.decided, message);
         }
     }
@@ -457,6 +468,7 @@ impl<'a> Round<'a> {
         }
         self.forget_refused();
         self.decided.batch.wakes.extend(std::mem::take(&mut self.wakes));
+        self.decided.batch.map_runs.extend(std::mem::take(&mut self.map_runs).into_values());
         self.leases();
     }
 
@@ -531,6 +543,7 @@ impl<'a> Round<'a> {
                 wake_at: to,
                 trace_header: start.trace_header,
                 parent: start.parent,
+                map_item: start.map_item,
             });
         } else if to != from && end.is_none() && !touched.redriven {
             self.wakes.insert(id, to);

@@ -194,10 +194,11 @@ impl Running {
         let arn = &self.execution.origin().arn;
         log::events(arn, self.logging, &applied.events);
         let runner = &self.entry.runner;
+        // It starts no child executions: definitions with distributed Map states are none of type EXPRESS.
+        let from = dispatch::Sender { id: self.entry.id, arn, definition_id: "", reply_to: &runner.inbox };
         add(&runner.shared.metrics.tasks_dispatched, applied.commands.len());
         for command in applied.commands {
-            let mut message =
-                dispatch::message(&runner.topology, &runner.inbox, self.entry.id, arn, command, false);
+            let mut message = dispatch::message(&runner.topology, runner.shards, &from, command, false);
             // An attempt is worth nothing once this process is gone.
             message.persistent = false;
             self.outbox.declare.extend(runner.declaration(&message.queue));

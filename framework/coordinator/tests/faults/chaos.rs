@@ -14,7 +14,9 @@ use stagepost_broker::{
     Acker, Broker, ConsumeOptions, Consumer, Delivery, DeliveryTag, Error as BrokerError, Health, Published,
     QueueSpec,
 };
-use stagepost_protocol::{ExecutionId, Message, Namespace, ShardId, StateMachineArn, Timestamp};
+use stagepost_protocol::{
+    ExecutionId, MapRun, MapRunArn, Message, Namespace, ShardId, StateMachineArn, Timestamp,
+};
 use stagepost_store::{
     ActivityRow, Batch, DefinitionRow, Error, ExecutionSummary, HistoryRow, Lease, ListExecutions, Page,
     Reader, Result, StateMachineRow, Store, StoredExecution, sqlite::SqliteStore,
@@ -134,6 +136,17 @@ impl Reader for FaultyStore {
     }
     async fn execution(&self, id: ExecutionId) -> Result<Option<ExecutionSummary>> {
         self.inner.execution(id).await
+    }
+    async fn map_run(&self, arn: &MapRunArn) -> Result<Option<MapRun>> {
+        self.inner.map_run(arn).await
+    }
+    async fn map_runs(
+        &self,
+        execution: ExecutionId,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page<MapRun>> {
+        self.inner.map_runs(execution, limit, after).await
     }
     async fn executions(&self, query: &ListExecutions) -> Result<Page<ExecutionSummary>> {
         self.inner.executions(query).await

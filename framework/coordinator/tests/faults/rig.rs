@@ -243,6 +243,7 @@ impl Rig {
                 trace_header: None,
                 fresh: self.dice.below(2) == 0,
                 parent: None,
+                map_item: None,
             };
             // A name that is used twice is not fresh.
             if !start.fresh && self.dice.below(3) == 0 {
@@ -442,6 +443,7 @@ fn child(task: &TaskMessage) -> Start {
         trace_header: None,
         fresh: false,
         parent: Some(Parent { token: task.token.clone(), kind: ParentKind::Sync2 }),
+        map_item: None,
     }
 }
 

@@ -20,7 +20,7 @@ use serde::{
 };
 use stagepost_protocol::{Payload, Timestamp};
 
-use super::{Assigned, EventKind, Failure, HistoryEvent, ScopeId, Service, StateType, TOP_LEVEL};
+use super::{Assigned, ChildEnd, EventKind, Failure, HistoryEvent, ScopeId, Service, StateType, TOP_LEVEL};
 
 /// The text of the events of one decision, as the store keeps it.
 pub fn encode(events: &[HistoryEvent]) -> String {
@@ -126,6 +126,17 @@ const fn code(kind: &EventKind) -> u8 {
         EventKind::MapPaused => 39,
         EventKind::EvaluationFailed { .. } => 40,
         EventKind::ExecutionRedriven { .. } => 60,
+        EventKind::MapRunStarted { .. } => 70,
+        EventKind::MapRunSucceeded => 71,
+        EventKind::MapRunFailed(_) => 72,
+        EventKind::MapRunAborted => 73,
+        EventKind::MapItemsRequested => 74,
+        EventKind::MapItemsRead { .. } => 75,
+        EventKind::MapChildrenStarted { .. } => 76,
+        EventKind::MapChildEnded { .. } => 77,
+        EventKind::MapRunFailing(_) => 78,
+        EventKind::MapResultsRequested => 79,
+        EventKind::MapRunUpdated { .. } => 80,
     }
 }
 
@@ -203,6 +214,11 @@ impl<'a> Writer<'a> {
         self.last = Some(payload);
     }
 
+    fn json<T: serde::Serialize>(&mut self, value: &T) {
+        self.text.push(',');
+        self.text.push_str(&serde_json::to_string(value).expect("it has no maps, so it always serialises"));
+    }
+
     fn failure(&mut self, failure: &Failure) {
         self.optional_string(failure.error.as_deref());
         self.optional_string(failure.cause.as_deref());
@@ -232,7 +248,9 @@ impl<'a> Writer<'a> {
             | EventKind::ActivityFailed(failure)
             | EventKind::ActivityTimedOut(failure)
             | EventKind::LambdaFunctionFailed(failure)
-            | EventKind::LambdaFunctionTimedOut(failure) => self.failure(failure),
+            | EventKind::LambdaFunctionTimedOut(failure)
+            | EventKind::MapRunFailed(failure)
+            | EventKind::MapRunFailing(failure) => self.failure(failure),
             EventKind::StateEntered { state_type, name, input } => {
                 self.state_type(*state_type);
                 self.string(name);
@@ -330,7 +348,38 @@ impl<'a> Writer<'a> {
                 self.string(name);
                 self.payload(input);
             }
-            EventKind::LambdaFunctionStarted
+            EventKind::MapRunStarted { arn, settings } => {
+                self.string(arn);
+                self.json(settings);
+            }
+            EventKind::MapItemsRead { items, cursor } => {
+                self.payload(items);
+                if let Some(cursor) = cursor {
+                    self.payload(cursor);
+                }
+            }
+            EventKind::MapChildrenStarted { sizes } => self.json(sizes),
+            EventKind::MapChildEnded { index, end, result } => {
+                self.number(*index);
+                self.number(*end as u64);
+                if let Some(result) = result {
+                    self.payload(result);
+                }
+            }
+            EventKind::MapRunUpdated {
+                max_concurrency,
+                tolerated_failure_count,
+                tolerated_failure_percentage,
+            } => {
+                self.optional_number(*max_concurrency);
+                self.optional_number(*tolerated_failure_count);
+                self.json(tolerated_failure_percentage);
+            }
+            EventKind::MapRunSucceeded
+            | EventKind::MapRunAborted
+            | EventKind::MapItemsRequested
+            | EventKind::MapResultsRequested
+            | EventKind::LambdaFunctionStarted
             | EventKind::ParallelStateSucceeded
             | EventKind::ParallelStateFailed
             | EventKind::MapStateSucceeded
@@ -474,6 +523,11 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
         self.filled(slot)
     }
 
+    fn child_end(&mut self) -> Result<ChildEnd, A::Error> {
+        let number: usize = self.required()?;
+        ChildEnd::ALL.get(number).copied().ok_or_else(|| A::Error::custom(format!("unknown end {number}")))
+    }
+
     fn optional_payload(&mut self) -> Result<Option<Payload>, A::Error> {
         self.seq.next_element()?.map(|slot| self.filled(slot)).transpose()
     }
@@ -591,6 +645,25 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
                 state: self.required()?,
                 location: self.required()?,
                 failure: self.failure()?,
+            },
+            70 => EventKind::MapRunStarted { arn: self.required()?, settings: self.required()? },
+            71 => EventKind::MapRunSucceeded,
+            72 => EventKind::MapRunFailed(self.failure()?),
+            73 => EventKind::MapRunAborted,
+            74 => EventKind::MapItemsRequested,
+            75 => EventKind::MapItemsRead { items: self.payload()?, cursor: self.optional_payload()? },
+            76 => EventKind::MapChildrenStarted { sizes: self.required()? },
+            77 => EventKind::MapChildEnded {
+                index: self.required()?,
+                end: self.child_end()?,
+                result: self.optional_payload()?,
+            },
+            78 => EventKind::MapRunFailing(self.failure()?),
+            79 => EventKind::MapResultsRequested,
+            80 => EventKind::MapRunUpdated {
+                max_concurrency: self.required()?,
+                tolerated_failure_count: self.required()?,
+                tolerated_failure_percentage: self.required()?,
             },
             _ => return Err(A::Error::custom(format!("unknown event code {code}"))),
         })

@@ -165,6 +165,10 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
         }
         EventKind::MapIterationFailed { name, index, .. } => ("MapIterationFailed", iteration(name, *index)),
         EventKind::MapIterationAborted { name, index } => ("MapIterationAborted", iteration(name, *index)),
+        EventKind::MapRunStarted { arn, .. } => ("MapRunStarted", new().with("mapRunArn", &**arn)),
+        EventKind::MapRunFailed(failure) => ("MapRunFailed", new().failure(failure)),
+        EventKind::MapRunSucceeded => return plain("MapRunSucceeded"),
+        EventKind::MapRunAborted => return plain("MapRunAborted"),
         EventKind::LambdaFunctionStarted => return plain("LambdaFunctionStarted"),
         EventKind::ParallelStateStarted { .. } => return plain("ParallelStateStarted"),
         EventKind::ParallelStateSucceeded => return plain("ParallelStateSucceeded"),
@@ -175,7 +179,14 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
         | EventKind::RetryScheduled { .. }
         | EventKind::HeartbeatReceived
         | EventKind::Yielded { .. }
-        | EventKind::MapPaused => return None,
+        | EventKind::MapPaused
+        | EventKind::MapItemsRequested
+        | EventKind::MapItemsRead { .. }
+        | EventKind::MapChildrenStarted { .. }
+        | EventKind::MapChildEnded { .. }
+        | EventKind::MapRunFailing(_)
+        | EventKind::MapResultsRequested
+        | EventKind::MapRunUpdated { .. } => return None,
     };
     Some((name.to_owned(), Some((details_key(name), details))))
 }

@@ -100,7 +100,7 @@ pub struct Service {
 }
 
 /// An error and its cause, both of which may be absent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Failure {
     /// Its name, which Retry and Catch match.
     pub error: Option<String>,
@@ -133,6 +133,60 @@ pub struct Assigned {
     pub name: Arc<str>,
     /// Its value.
     pub value: Payload,
+}
+
+/// How a Map Run runs: what its Map state's expressions gave.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct MapRunSettings {
+    /// How many child executions may run at a time; 0: no limit but the engine's own.
+    pub max_concurrency: u64,
+    /// How many items may fail; 0: not limited by number, or none where the percentage is 0 too.
+    pub tolerated_failure_count: u64,
+    /// How many percent of the items may fail; 0: not limited so.
+    pub tolerated_failure_percentage: f64,
+    /// How many items a child execution gets at most, where there is an `ItemBatcher`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batching>,
+    /// What is asked for to read items, but for the place; `None` where the items are in the state's input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<Payload>,
+    /// At most so many items are read; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_items: Option<u64>,
+    /// What is asked for to write the results; `None` where they are the state's output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<Payload>,
+}
+
+/// `ItemBatcher`, evaluated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batching {
+    /// `MaxItemsPerBatch`.
+    pub max_items: Option<u64>,
+    /// `MaxInputBytesPerBatch`.
+    pub max_bytes: Option<u64>,
+    /// `BatchInput`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Payload>,
+}
+
+/// How a child execution of a Map Run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChildEnd {
+    /// Well.
+    Succeeded,
+    /// With an error.
+    Failed,
+    /// It ran too long.
+    TimedOut,
+    /// It was stopped.
+    Aborted,
+}
+
+impl ChildEnd {
+    /// In the order of their numbers in stored histories: append only.
+    pub(crate) const ALL: [ChildEnd; 4] =
+        [ChildEnd::Succeeded, ChildEnd::Failed, ChildEnd::TimedOut, ChildEnd::Aborted];
 }
 
 /// What happened. The engine's own notes are among them; they are not shown.
@@ -349,6 +403,55 @@ pub enum EventKind {
         /// The place of its item.
         index: u32,
     },
+    /// A Map Run began: a visit of a distributed Map state.
+    MapRunStarted {
+        /// Its ARN.
+        arn: Arc<str>,
+        /// How it runs. Hidden.
+        settings: Box<MapRunSettings>,
+    },
+    /// All its items are processed, and few enough of them failed.
+    MapRunSucceeded,
+    /// It failed; its child executions have ended.
+    MapRunFailed(Failure),
+    /// Another branch failed; its child executions are being stopped.
+    MapRunAborted,
+    /// Hidden: the next items of a Map Run are being read.
+    MapItemsRequested,
+    /// Hidden: items of a Map Run were read.
+    MapItemsRead {
+        /// As its child executions get them: an array.
+        items: Payload,
+        /// Where the next ones begin; `None`: there are no more.
+        cursor: Option<Payload>,
+    },
+    /// Hidden: the next child executions of a Map Run began.
+    MapChildrenStarted {
+        /// How many items each of them has, in the order of the items.
+        sizes: Vec<u32>,
+    },
+    /// Hidden: a child execution of a Map Run ended.
+    MapChildEnded {
+        /// Its number, from 0.
+        index: u64,
+        /// How.
+        end: ChildEnd,
+        /// What stands in the result for it, if it is kept.
+        result: Option<Payload>,
+    },
+    /// Hidden: a Map Run is going to fail, as soon as its child executions have ended.
+    MapRunFailing(Failure),
+    /// Hidden: the results of a Map Run are being written.
+    MapResultsRequested,
+    /// Hidden: the settings of a Map Run were changed (UpdateMapRun). What is `None` stays as it was.
+    MapRunUpdated {
+        /// How many child executions may run at a time; 0: no limit but the engine's own.
+        max_concurrency: Option<u64>,
+        /// How many items may fail.
+        tolerated_failure_count: Option<u64>,
+        /// How many percent of the items may fail.
+        tolerated_failure_percentage: Option<f64>,
+    },
     /// Hidden: a Wait state knows until when.
     WaitScheduled {
         /// Until when.
@@ -384,6 +487,13 @@ impl EventKind {
                 | EventKind::HeartbeatReceived
                 | EventKind::Yielded { .. }
                 | EventKind::MapPaused
+                | EventKind::MapItemsRequested
+                | EventKind::MapItemsRead { .. }
+                | EventKind::MapChildrenStarted { .. }
+                | EventKind::MapChildEnded { .. }
+                | EventKind::MapRunFailing(_)
+                | EventKind::MapResultsRequested
+                | EventKind::MapRunUpdated { .. }
         )
     }
 }

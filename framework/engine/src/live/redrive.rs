@@ -27,9 +27,12 @@ impl Step {
                 children.paused = None;
                 Phase::Children(children)
             }
-            Phase::Deciding | Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => {
-                Phase::Deciding
-            }
+            // A Map Run was stopped with its execution: the state begins another one.
+            Phase::Deciding
+            | Phase::Waiting(_)
+            | Phase::Retrying(_)
+            | Phase::Attempting(_)
+            | Phase::MapRun(_) => Phase::Deciding,
         };
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use stagepost_asl::{DataPath, MapState, Number, StateKind};
+use stagepost_asl::{DataPath, MapState, Number, Percentage, StateKind};
 use stagepost_protocol::{Payload, error_names};
 
 use crate::{
@@ -58,18 +58,35 @@ pub(crate) fn items(
     {
         return Ok(Arc::new(items));
     }
+    match found_items(&evaluation, map, false)? {
+        Value::Array(items) => Ok(Arc::new(items.iter().map(Payload::from_value).collect())),
+        other => Err(evaluation.no_array(&other)),
+    }
+}
+
+/// What the state's `Items`, `ItemsPath` or input are: an array or, where they are allowed, an object. The service takes
+/// objects in distributed mode only.
+pub(crate) fn found_items(
+    evaluation: &Evaluation<'_>,
+    map: &MapState,
+    objects: bool,
+) -> Result<Value, StateFailure> {
     let input = evaluation.input()?.into_value();
     let found = match (&map.items_path, &map.items) {
         (_, Some(query)) => {
-            let found = evaluation.query_for(query, "Items", "array")?;
+            let found = evaluation.query_items(query, objects)?;
             evaluation.bounded(Doc::Parsed(found.clone()))?;
             found
         }
-        (Some(path), None) => evaluation.select_items(path, &input)?,
+        (Some(path), None) => match evaluation.find(path, &input) {
+            Some(found @ Value::Object(_)) if objects => found,
+            _ => evaluation.select_items(path, &input)?,
+        },
         (None, None) => input,
     };
     match found {
-        Value::Array(items) => Ok(Arc::new(items.iter().map(Payload::from_value).collect())),
+        Value::Array(_) => Ok(found),
+        Value::Object(_) if objects => Ok(found),
         other => Err(evaluation.no_array(&other)),
     }
 }
@@ -102,7 +119,7 @@ pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, map: &MapState) -
     start_iterations(decider, scope, map)
 }
 
-fn max_concurrency(evaluation: &Evaluation<'_>, map: &MapState) -> Result<u32, StateFailure> {
+pub(crate) fn max_concurrency(evaluation: &Evaluation<'_>, map: &MapState) -> Result<u32, StateFailure> {
     let Some(number) = &map.max_concurrency else { return Ok(0) };
     let number = match number {
         Number::Fixed(number) => i64::try_from(*number).unwrap_or(i64::MAX),
@@ -125,35 +142,46 @@ fn tolerated_failures(
         return Ok(None);
     }
     let input = evaluation.input()?.into_value();
-    let mut tolerated = u32::MAX;
-    if let Some(count) = &map.tolerated_failure_count {
-        let count = evaluation.whole_number(count, "ToleratedFailureCount", &input)?;
-        if count < 0 {
-            return Err(evaluation.runtime("ToleratedFailureCount cannot be negative."));
-        }
-        tolerated = tolerated.min(u32::try_from(count).unwrap_or(u32::MAX));
+    let count = tolerated_count(evaluation, map, &input)?.unwrap_or(u32::MAX);
+    let percentage = tolerated_percentage(evaluation, map, &input)?;
+    let by_percentage = percentage.map(|percentage| (percentage / 100.0 * total as f64) as u32);
+    Ok(Some(count.min(by_percentage.unwrap_or(u32::MAX))))
+}
+
+pub(crate) fn tolerated_count(
+    evaluation: &Evaluation<'_>,
+    map: &MapState,
+    input: &Value,
+) -> Result<Option<u32>, StateFailure> {
+    let Some(count) = &map.tolerated_failure_count else { return Ok(None) };
+    let count = evaluation.whole_number(count, "ToleratedFailureCount", input)?;
+    if count < 0 {
+        return Err(evaluation.runtime("ToleratedFailureCount cannot be negative."));
     }
+    Ok(Some(u32::try_from(count).unwrap_or(u32::MAX)))
+}
+
+pub(crate) fn tolerated_percentage(
+    evaluation: &Evaluation<'_>,
+    map: &MapState,
+    input: &Value,
+) -> Result<Option<f64>, StateFailure> {
+    const FIELD: &str = "ToleratedFailurePercentage";
     let percentage = match &map.tolerated_failure_percentage {
-        None => None,
-        Some(Number::Fixed(percentage)) => Some(*percentage as f64),
-        Some(Number::Query(query)) => {
-            evaluation.query_for(query, "ToleratedFailurePercentage", "number")?.as_f64()
+        None => return Ok(None),
+        Some(Percentage::Fixed(percentage)) => *percentage,
+        Some(Percentage::Query(query)) => {
+            evaluation.query_for(query, FIELD, "number")?.as_f64().unwrap_or(f64::NAN)
         }
-        Some(Number::Path(path)) => {
-            let value = evaluation.select(path, &input)?;
-            let number = value.as_f64();
-            Some(number.ok_or_else(|| {
-                evaluation.not_a_number("ToleratedFailurePercentage", "float", &value, path)
-            })?)
+        Some(Percentage::Path(path)) => {
+            let value = evaluation.select(path, input)?;
+            value.as_f64().ok_or_else(|| evaluation.not_a_number(FIELD, "float", &value, path))?
         }
     };
-    if let Some(percentage) = percentage {
-        if !(0.0..=100.0).contains(&percentage) {
-            return Err(evaluation.runtime("ToleratedFailurePercentage must be between 0 and 100."));
-        }
-        tolerated = tolerated.min((percentage / 100.0 * total as f64) as u32);
+    if !(0.0..=100.0).contains(&percentage) {
+        return Err(evaluation.runtime("ToleratedFailurePercentage must be between 0 and 100."));
     }
-    Ok(Some(tolerated))
+    Ok(Some(percentage))
 }
 
 /// Starts as many iterations as may run now.

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use stagepost_engine::{Command, End, Execution, Ignored, Input};
-use stagepost_protocol::{ReportOutcome, Timestamp};
+use stagepost_protocol::{MapRunStatus, ParentKind, ReportOutcome, Timestamp};
 
 use crate::support::{Run, machine, payload};
 
@@ -184,7 +184,41 @@ impl Builder<'_> {
         }
     }
 
+    /// A distributed Map state, in one of the ways to get and to end its items.
+    fn distributed(&mut self, depth: usize) -> Value {
+        let mut processor = self.scope(depth + 1);
+        processor["ProcessorConfig"] = json!({ "Mode": "DISTRIBUTED", "ExecutionType": "STANDARD" });
+        let mut map = json!({
+            "Type": "Map",
+            "ItemsPath": "$$.Execution.Input.items",
+            "MaxConcurrency": self.choices.below(3),
+            "ItemProcessor": processor,
+        });
+        if self.choices.one_in(2) {
+            map["ItemReader"] = json!({ "Resource": "arn:aws:states:::s3:getObject", "Parameters": { "Bucket": "b" },
+                "ReaderConfig": { "InputType": "JSON", "MaxItems": self.choices.below(6) } });
+        }
+        if self.choices.one_in(3) {
+            map["ItemSelector"] = json!({ "v.$": "$$.Map.Item.Value", "i.$": "$$.Map.Item.Index" });
+        }
+        if self.choices.one_in(3) {
+            map["ItemBatcher"] = json!({ "MaxItemsPerBatch": 2, "BatchInput": { "in.$": "$" } });
+        }
+        if self.choices.one_in(3) {
+            map["ResultWriter"] =
+                json!({ "Resource": "arn:aws:states:::s3:putObject", "Parameters": { "Bucket": "b" } });
+        }
+        if self.choices.one_in(2) {
+            map["ToleratedFailureCount"] = json!(self.choices.below(3));
+            map["ToleratedFailurePercentage"] = json!([0.0, 33.5, 100.0][self.choices.below(3)]);
+        }
+        map
+    }
+
     fn map(&mut self, depth: usize) -> Value {
+        if self.choices.one_in(3) {
+            return self.distributed(depth);
+        }
         if self.choices.one_in(3) {
             return json!({
                 "Type": "Map",
@@ -213,30 +247,57 @@ impl Builder<'_> {
     }
 }
 
-fn open_attempts(run: &Run) -> Vec<u64> {
-    let id = |command| match command {
-        Command::Dispatch(dispatch) => dispatch.event_id,
-        Command::Call(call) => call.event_id,
+/// What somebody may report on: an event id and, of a Map Run, the number of the child execution.
+fn open_attempts(run: &Run) -> Vec<(u64, Option<u64>)> {
+    let about = |command| match command {
+        Command::Dispatch(dispatch) => Some((dispatch.event_id, None)),
+        Command::Call(call) => Some((call.event_id, None)),
+        Command::StartChild(start) => {
+            let (_, event_id) = run.key().verify(start.parent.token.as_str()).unwrap();
+            let ParentKind::MapItem { index } = start.parent.kind else {
+                panic!("it is the child of a Map Run")
+            };
+            Some((event_id, Some(index)))
+        }
+        Command::StopChild(_) => None,
     };
-    run.pending().into_iter().map(id).collect()
+    run.pending().into_iter().filter_map(about).collect()
 }
 
 fn act(run: &mut Run, choices: &mut Choices<'_>) {
     let open = open_attempts(run);
     let newest = usize::try_from(run.execution.last_event_id()).unwrap();
-    let event_id = match open.len() {
-        0 => choices.below(newest + 2) as u64,
-        n if choices.one_in(8) => open[0] + choices.below(n + 1) as u64,
+    let (event_id, child) = match open.len() {
+        0 => (choices.below(newest + 2) as u64, None),
+        n if choices.one_in(8) => (open[0].0 + choices.below(n + 1) as u64, open[0].1),
         n => open[choices.below(n)],
     };
     let started_at = choices.one_in(3).then(|| Timestamp::from_millis(choices.below(200) as i64 * 10_000));
     let outcome = match choices.below(9) {
-        0..=2 => ReportOutcome::Succeeded(payload(&json!({ "v": choices.below(9) }))),
+        0 => {
+            let items: Vec<usize> = (0..choices.below(4)).collect();
+            let cursor = [json!(null), json!("c")][choices.below(2)].clone();
+            ReportOutcome::Succeeded(payload(&json!({ "items": items, "cursor": cursor })))
+        }
+        1..=2 => ReportOutcome::Succeeded(payload(&json!({ "v": choices.below(9) }))),
         3 => ReportOutcome::Failed { error: Some("X".into()), cause: None },
+        4 if choices.one_in(3) => ReportOutcome::TimedOut { error: None, cause: None },
+        4 if choices.one_in(2) => ReportOutcome::Aborted { error: Some("A".into()), cause: None },
         4 => ReportOutcome::Failed { error: None, cause: Some("c".into()) },
         5 => ReportOutcome::Started,
         7 => ReportOutcome::Submitted(payload(&json!({ "MessageId": "m" }))),
         6 => ReportOutcome::Heartbeat,
+        _ if choices.one_in(6) && !run.map_runs.is_empty() => {
+            let arn = run.map_runs[choices.below(run.map_runs.len())].arn.clone();
+            let update = Input::UpdateMapRun {
+                arn,
+                max_concurrency: Some(choices.below(3) as u64),
+                tolerated_failure_count: Some(choices.below(2) as u64),
+                tolerated_failure_percentage: None,
+            };
+            let _ = run.decide(update);
+            return;
+        }
         _ => {
             // Time passes: to the next deadline, or by some seconds.
             let later = run.now.plus_millis(choices.below(4) as i64 * 700);
@@ -249,7 +310,7 @@ fn act(run: &mut Run, choices: &mut Choices<'_>) {
         }
     };
     // What is ignored is checked by `decide`: it changes nothing.
-    let _ = run.decide(Input::Report { event_id, worker: None, started_at, outcome, child: None });
+    let _ = run.decide(Input::Report { event_id, worker: None, started_at, outcome, child });
 }
 
 fn finish(run: &mut Run) {
@@ -258,7 +319,12 @@ fn finish(run: &mut Run) {
             return;
         }
         match open_attempts(run).first() {
-            Some(event_id) => run.succeed(*event_id, json!({ "done": true })),
+            Some((event_id, child)) => {
+                let outcome = ReportOutcome::Succeeded(payload(&json!({ "items": [], "cursor": null })));
+                let (event_id, child) = (*event_id, *child);
+                run.decide(Input::Report { event_id, worker: None, started_at: None, outcome, child })
+                    .unwrap();
+            }
             None => run.wake_at_deadline(),
         }
     }
@@ -348,6 +414,9 @@ proptest! {
         }
         prop_assert!(run.pending().is_empty());
         prop_assert_eq!(run.execution.next_deadline(), None);
+        for last in run.map_runs.iter().rev().take(1) {
+            prop_assert!(last.status != MapRunStatus::Running, "no Map Run outlives its execution");
+        }
         damaged_histories_are_refused_or_lead_somewhere(&run, &mut Choices { bytes: &actions, at: 0 });
     }
 }

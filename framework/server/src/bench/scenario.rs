@@ -203,6 +203,7 @@ impl Rig {
             trace_header: None,
             fresh: true,
             parent: None,
+            map_item: None,
         }
     }
 

@@ -6,8 +6,8 @@ use stagepost_protocol::{Parent, ParentKind, Payload, ShardId, TaskToken, shard:
 
 use super::{Database, all_shards, at, ended, history_row, load_one, new_execution, start};
 use crate::{
-    Batch, EndedExecution, Error, ExecutionStatus, Lease, ListExecutions, NewExecution, RedrivenExecution,
-    Snapshot,
+    Batch, EndedExecution, Error, ExecutionStatus, ExecutionsOf, Lease, ListExecutions, NewExecution,
+    RedrivenExecution, Snapshot,
 };
 
 pub(crate) async fn a_batch_is_written_as_a_whole(db: Arc<dyn Database>) {
@@ -28,6 +28,7 @@ pub(crate) async fn a_batch_is_written_as_a_whole(db: Arc<dyn Database>) {
         ended: vec![ended(three.id)],
         wakes: vec![(three.id, Some(at(9000)))],
         snapshots: vec![Snapshot { execution: two.id, sequence: 1, payload: "s".to_owned() }],
+        map_runs: vec![],
     };
     store.commit(batch.clone()).await.unwrap();
 
@@ -108,7 +109,13 @@ pub(crate) async fn what_is_redriven_runs_again(db: Arc<dyn Database>) {
     start(&*store, vec![new_execution("three")]).await;
     for (wanted, count) in [(None, 3), (Some(true), 2), (Some(false), 1)] {
         let state_machine = super::machine("orders");
-        let query = ListExecutions { state_machine, status: None, redriven: wanted, limit: 9, after: None };
+        let query = ListExecutions {
+            of: ExecutionsOf::StateMachine(state_machine),
+            status: None,
+            redriven: wanted,
+            limit: 9,
+            after: None,
+        };
         assert_eq!(store.executions(&query).await.unwrap().items.len(), count, "{wanted:?}");
     }
 }

@@ -49,6 +49,8 @@ macro_rules! suite {
             load_gives_the_snapshot_and_what_follows,
             histories_are_paged_by_rows_and_bytes,
             executions_are_listed_newest_first,
+            map_runs_are_replaced_and_listed_newest_first,
+            child_executions_are_listed_by_their_map_run,
         );
         $crate::contract::suite!($run, registry:
             one_setting_wins,
@@ -92,6 +94,7 @@ pub(crate) fn new_execution(name: &str) -> NewExecution {
         wake_at: Some(at(5000)),
         trace_header: Some("00-1-2-01".to_owned()),
         parent: None,
+        map_item: None,
     }
 }
 

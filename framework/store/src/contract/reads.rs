@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use stagepost_protocol::{ExecutionId, Payload, Shards, Slot, shard::SLOTS};
+use stagepost_protocol::{
+    ExecutionId, MapItem, MapRun, MapRunArn, MapRunCounts, MapRunStatus, Payload, Shards, Slot, shard::SLOTS,
+};
 
 use super::{Database, at, ended, history_row, load_one, machine, new_execution, start};
-use crate::{Batch, ExecutionStatus, ListExecutions, NewExecution, Snapshot};
+use crate::{Batch, ExecutionStatus, ExecutionsOf, ListExecutions, NewExecution, Snapshot};
 
 const ALL: &[std::ops::Range<u16>] = std::slice::from_ref(&(0..SLOTS));
 
@@ -144,7 +146,7 @@ pub(crate) async fn executions_are_listed_newest_first(db: Arc<dyn Database>) {
     started.sort_by_key(|e| std::cmp::Reverse((e.started_at, e.id)));
 
     let mut query = ListExecutions {
-        state_machine: machine("orders"),
+        of: ExecutionsOf::StateMachine(machine("orders")),
         status: None,
         redriven: None,
         limit: 10,
@@ -172,11 +174,85 @@ pub(crate) async fn executions_are_listed_newest_first(db: Arc<dyn Database>) {
     query.after = Some("not a key".to_owned());
     assert!(store.executions(&query).await.is_err());
     let query = ListExecutions {
-        state_machine: machine("none"),
+        of: ExecutionsOf::StateMachine(machine("none")),
         status: None,
         redriven: None,
         limit: 5,
         after: None,
     };
     assert_eq!(store.executions(&query).await.unwrap().items, []);
+}
+
+fn map_run(execution: &str, event: u64, started: i64) -> MapRun {
+    let execution = machine("orders").execution(execution);
+    MapRun {
+        arn: MapRunArn::new(&machine("orders").labelled("l"), execution.id(), event),
+        execution,
+        status: MapRunStatus::Running,
+        started_at: at(started),
+        stopped_at: None,
+        max_concurrency: 3,
+        tolerated_failure_count: 0,
+        tolerated_failure_percentage: 12.5,
+        items: MapRunCounts { pending: 1, ..MapRunCounts::default() },
+        executions: MapRunCounts::default(),
+        redrive_count: 0,
+        redriven_at: None,
+    }
+}
+
+pub(crate) async fn map_runs_are_replaced_and_listed_newest_first(db: Arc<dyn Database>) {
+    let store = db.open().await;
+    let runs: Vec<MapRun> = (0..5).map(|n| map_run("e", n, 1000 + n as i64)).collect();
+    let other = map_run("f", 0, 1000);
+    let all = runs.iter().chain([&other]).cloned().collect();
+    store.commit(Batch { map_runs: all, ..Batch::default() }).await.unwrap();
+    let mut ended = runs[3].clone();
+    (ended.status, ended.stopped_at) = (MapRunStatus::Succeeded, Some(at(2000)));
+    store.commit(Batch { map_runs: vec![ended.clone()], ..Batch::default() }).await.unwrap();
+
+    assert_eq!(store.map_run(&ended.arn).await.unwrap(), Some(ended.clone()));
+    assert_eq!(store.map_run(&map_run("e", 9, 0).arn).await.unwrap(), None);
+    let execution = runs[0].execution.id();
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.map_runs(execution, 2, after.as_deref()).await.unwrap();
+        assert!(page.items.len() <= 2);
+        found.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let expected = [&runs[4], &ended, &runs[2], &runs[1], &runs[0]].map(Clone::clone);
+    assert_eq!(found, expected);
+}
+
+pub(crate) async fn child_executions_are_listed_by_their_map_run(db: Arc<dyn Database>) {
+    let store = db.open().await;
+    let run = map_run("e", 4, 1000);
+    let children: Vec<NewExecution> = (0..3)
+        .map(|n| {
+            let state_machine = machine("orders").labelled("l");
+            let arn = state_machine.execution(&format!("c-{n}"));
+            let map_item = Some(MapItem { map_run: run.arn.clone(), items: n + 1 });
+            let started_at = at(1000 + i64::from(n));
+            NewExecution { id: arn.id(), arn, state_machine, map_item, started_at, ..new_execution("x") }
+        })
+        .collect();
+    let mut ids = start(&*store, children.clone()).await;
+    start(&*store, vec![new_execution("e")]).await;
+    let query = |of, status| ListExecutions { of, status, redriven: None, limit: 10, after: None };
+    let of_run = || ExecutionsOf::MapRun(run.arn.clone());
+    let found = store.executions(&query(of_run(), None)).await.unwrap();
+    ids.reverse();
+    assert_eq!(found.items.iter().map(|e| e.id).collect::<Vec<_>>(), ids);
+    assert_eq!(found.items[0].map_item, children[2].map_item);
+    assert_eq!(found.items[0].arn, children[2].arn);
+    let ended = store.executions(&query(of_run(), Some(ExecutionStatus::Succeeded))).await.unwrap();
+    assert_eq!(ended.items, []);
+    let of_machine = ExecutionsOf::StateMachine(machine("orders"));
+    let found = store.executions(&query(of_machine, None)).await.unwrap();
+    assert_eq!(found.items.iter().map(|e| e.arn.name.as_str()).collect::<Vec<_>>(), ["e"]);
+    assert_eq!(found.items[0].map_item, None);
 }

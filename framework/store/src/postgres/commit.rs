@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use stagepost_protocol::{Parent, Slot};
 
 use super::{
-    errors,
+    errors, map_runs,
     store::{Params, PostgresStore},
 };
 use crate::{
@@ -18,13 +18,14 @@ const WHAT: &str = "commit a batch";
 
 const CHECK: &str = "SELECT check_leases($1, $2)";
 const START: &str = "INSERT INTO executions (id, slot, account, region, state_machine, arn_state_machine, name, \
-     definition_id, role_arn, status, started_at, wake_at, input, trace_header, parent) \
-     SELECT id, slot, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, \
-     'RUNNING', started_at, wake_at, input, trace_header, parent \
+     definition_id, role_arn, status, started_at, wake_at, input, trace_header, parent, \
+     map_run, item_count) SELECT id, slot, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, \
+     'RUNNING', started_at, wake_at, input, trace_header, parent, map_run, item_count \
      FROM unnest($1::bytea[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], \
-     $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[]) \
+     $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], \
+     $15::text[], $16::bigint[]) \
      AS new (id, slot, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, \
-     started_at, wake_at, input, trace_header, parent)";
+     started_at, wake_at, input, trace_header, parent, map_run, item_count)";
 const HISTORY: &str = "INSERT INTO history (execution_id, sequence, first_event_id, last_event_id, epoch, payload) \
      SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])";
 // The condition is not in WHERE, where it would invite the planner to go through all that runs.
@@ -80,6 +81,7 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
     let redriven = redrive_columns(&batch.redriven);
     let ended = end_columns(&batch.ended);
     let snapshots = snapshot_columns(&batch.snapshots);
+    let map_runs = map_runs::columns(&batch.map_runs);
 
     let start_params: Params<'_> = &[
         &started.id,
@@ -96,6 +98,8 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
         &started.input,
         &started.trace_header,
         &started.parent,
+        &started.map_run,
+        &started.item_count,
     ];
     let history_params: Params<'_> =
         &[&history.id, &history.sequence, &history.first, &history.last, &history.epoch, &history.payload];
@@ -108,10 +112,18 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
         &ended.cause,
         &ended.wake_at,
     ];
+    let map_run_params: Params<'_> = &[
+        &map_runs.account,
+        &map_runs.region,
+        &map_runs.name,
+        &map_runs.execution_id,
+        &map_runs.started_at,
+        &map_runs.record,
+    ];
     let redrive_params: Params<'_> =
         &[&redriven.id, &redriven.redriven_at, &redriven.redrive_count, &redriven.wake_at];
     // Starts come before what changes them, wake-ups and redrives before ends, which drop them.
-    let statements: [(bool, &'static str, Params<'_>); 7] = [
+    let statements: [(bool, &'static str, Params<'_>); 8] = [
         (batch.leases.is_empty(), CHECK, &[&leases.0, &leases.1]),
         (batch.started.is_empty(), START, start_params),
         (batch.history.is_empty(), HISTORY, history_params),
@@ -119,6 +131,7 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
         (batch.redriven.is_empty(), REDRIVE, redrive_params),
         (batch.ended.is_empty(), END, end_params),
         (batch.snapshots.is_empty(), SNAPSHOT, &[&snapshots.0, &snapshots.1, &snapshots.2]),
+        (batch.map_runs.is_empty(), map_runs::UPSERT, map_run_params),
     ];
 
     let client = store.engine().await?;
@@ -160,6 +173,8 @@ struct StartColumns<'a> {
     input: Vec<&'a str>,
     trace_header: Vec<Option<Cow<'a, str>>>,
     parent: Vec<Option<String>>,
+    map_run: Vec<Option<&'a str>>,
+    item_count: Vec<Option<i64>>,
 }
 
 fn start_columns(started: &[NewExecution]) -> StartColumns<'_> {
@@ -179,6 +194,8 @@ fn start_columns(started: &[NewExecution]) -> StartColumns<'_> {
         c.input.push(e.input.as_str());
         c.trace_header.push(e.trace_header.as_deref().map(stored::text));
         c.parent.push(e.parent.as_ref().map(Parent::to_text));
+        c.map_run.push(e.map_item.as_ref().map(|m| m.map_run.name.as_str()));
+        c.item_count.push(e.map_item.as_ref().map(|m| m.items.into()));
     }
     c
 }

@@ -4,7 +4,7 @@ use stagepost_protocol::{ExecutionId, Namespace, Timestamp};
 use tokio_postgres::Row;
 
 use super::store::PostgresStore;
-use crate::{ExecutionSummary, HistoryRow, ListExecutions, Page, Result, paging, stored};
+use crate::{ExecutionSummary, ExecutionsOf, HistoryRow, ListExecutions, Page, Result, paging, stored};
 
 const HISTORY_ASCENDING: &str = "SELECT execution_id, sequence, first_event_id, last_event_id, epoch, payload FROM ( \
      SELECT h.*, sum(octet_length(payload)) OVER (ORDER BY sequence) AS total, \
@@ -25,7 +25,7 @@ pub(super) fn select(rest: &str) -> String {
     format!(
         "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, status, \
          started_at, stopped_at, wake_at, input, output, error, cause, trace_header, \
-         parent, redrive_count, redriven_at FROM executions {rest}"
+         parent, redrive_count, redriven_at, map_run, item_count FROM executions {rest}"
     )
 }
 
@@ -41,20 +41,27 @@ pub(super) async fn executions(
     store: &PostgresStore,
     query: &ListExecutions,
 ) -> Result<Page<ExecutionSummary>> {
-    const SELECT: &str = "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, \
+    let (namespace, column, name) = match &query.of {
+        ExecutionsOf::StateMachine(arn) => (&arn.namespace, "state_machine", &arn.name),
+        ExecutionsOf::MapRun(arn) => (&arn.namespace, "map_run", &arn.name),
+    };
+    let select = format!(
+        "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, \
          role_arn, status, started_at, stopped_at, wake_at, 'null', NULL::text, error, cause, trace_header, \
-         parent, redrive_count, redriven_at FROM executions WHERE account = $1 AND region = $2 AND state_machine = $3 \
+         parent, redrive_count, redriven_at, map_run, item_count \
+         FROM executions WHERE account = $1 AND region = $2 AND {column} = $3 \
          AND (started_at, id) < ($4, $5) AND ($6::text IS NULL OR status = $6) \
          AND ($8::boolean IS NULL OR (redrive_count > 0) = $8) \
-         ORDER BY started_at DESC, id DESC LIMIT $7";
+         ORDER BY started_at DESC, id DESC LIMIT $7"
+    );
     let (before, id) = paging::execution_place(query.after.as_deref())?;
-    let Namespace { account, region } = &query.state_machine.namespace;
+    let Namespace { account, region } = namespace;
     let status = query.status.map(|s| s.as_str());
-    let (name, limit) = (&query.state_machine.name, paging::probe(query.limit));
+    let limit = paging::probe(query.limit);
     let before = before.as_millis();
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
         [account, region, name, &before, &id, &status, &limit, &query.redriven];
-    let rows = store.api_rows("list executions", SELECT, &params).await?;
+    let rows = store.api_rows("list executions", &select, &params).await?;
     let items = rows.iter().map(summary).collect::<Result<Vec<_>>>()?;
     Ok(paging::page(items, query.limit, paging::execution_key))
 }
@@ -78,6 +85,7 @@ pub(super) async fn history(
 
 pub(super) fn summary(row: &Row) -> Result<ExecutionSummary> {
     let namespace = Namespace { account: row.get(1), region: row.get(2) };
+    let map_item = stored::map_item(&namespace, row.get(20), row.get(21));
     let (arn, state_machine) = stored::arns(namespace, row.get(3), row.get(4), row.get(5));
     Ok(ExecutionSummary {
         id: stored::id(row.get(0))?,
@@ -97,6 +105,7 @@ pub(super) fn summary(row: &Row) -> Result<ExecutionSummary> {
         parent: stored::parent(row.get(17))?,
         redrive_count: u32::try_from(row.get::<_, i32>(18)).unwrap_or(0),
         redriven_at: row.get::<_, Option<i64>>(19).map(Timestamp::from_millis),
+        map_item,
     })
 }
 

@@ -11,10 +11,10 @@ use std::{
 
 use async_trait::async_trait;
 use deadpool_postgres::{Object, Pool};
-use stagepost_protocol::{ExecutionId, Namespace, ShardId, StateMachineArn, Timestamp};
+use stagepost_protocol::{ExecutionId, MapRun, MapRunArn, Namespace, ShardId, StateMachineArn, Timestamp};
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{Options, commit, connect, errors, executions, leases, load, registry};
+use super::{Options, commit, connect, errors, executions, leases, load, map_runs, registry};
 use crate::{
     ActivityRow, Batch, DefinitionRow, ExecutionSummary, HistoryRow, Lease, ListExecutions, Page, Reader,
     Result, StateMachineRow, Store, StoredExecution,
@@ -133,6 +133,19 @@ impl Reader for PostgresStore {
 
     async fn executions(&self, query: &ListExecutions) -> Result<Page<ExecutionSummary>> {
         executions::executions(self, query).await
+    }
+
+    async fn map_run(&self, arn: &MapRunArn) -> Result<Option<MapRun>> {
+        map_runs::map_run(self, arn).await
+    }
+
+    async fn map_runs(
+        &self,
+        execution: ExecutionId,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page<MapRun>> {
+        map_runs::map_runs(self, execution, limit, after).await
     }
 
     async fn history(

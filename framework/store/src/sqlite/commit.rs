@@ -3,15 +3,15 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use stagepost_protocol::{Parent, Slot};
 
-use super::{errors, store::SqliteStore};
+use super::{errors, map_runs, store::SqliteStore};
 use crate::{Batch, EndedExecution, Error, HistoryRow, Lease, NewExecution, Result, Snapshot, stored};
 
 const WHAT: &str = "commit a batch";
 
 const CHECK: &str = "SELECT 1 FROM shards WHERE shard = ?1 AND epoch = ?2 AND owner IS NOT NULL";
 const START: &str = "INSERT INTO executions (id, slot, account, region, state_machine, arn_state_machine, name, \
-     definition_id, role_arn, status, started_at, wake_at, input, trace_header, parent) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'RUNNING', ?10, ?11, ?12, ?13, ?14)";
+     definition_id, role_arn, status, started_at, wake_at, input, trace_header, parent, map_run, item_count) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'RUNNING', ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
 const HISTORY: &str = "INSERT INTO history (execution, sequence, first_event_id, last_event_id, epoch, payload) \
      VALUES ((SELECT number FROM executions WHERE id = ?1), ?2, ?3, ?4, ?5, ?6)";
 const WAKE: &str = "UPDATE executions SET wake_at = CASE WHEN stopped_at IS NULL THEN ?2 END WHERE id = ?1";
@@ -33,7 +33,8 @@ pub(super) async fn commit(store: &SqliteStore, batch: Batch) -> Result<()> {
         + batch.wakes.len()
         + batch.redriven.len()
         + batch.ended.len()
-        + batch.snapshots.len();
+        + batch.snapshots.len()
+        + batch.map_runs.len();
     store.write(statements, move |connection| write(connection, &batch)).await
 }
 
@@ -50,7 +51,8 @@ fn write(connection: &Connection, batch: &Batch) -> Result<()> {
         s.execute(params![e.execution.as_bytes(), at, e.redrive_count, wake])
     })?;
     each(connection, END, &batch.ended, end_execution)?;
-    each(connection, SNAPSHOT, &batch.snapshots, upsert_snapshot)
+    each(connection, SNAPSHOT, &batch.snapshots, upsert_snapshot)?;
+    each(connection, map_runs::UPSERT, &batch.map_runs, map_runs::upsert)
 }
 
 fn each<T>(
@@ -93,6 +95,8 @@ fn insert_execution(statement: &mut CachedStatement<'_>, e: &NewExecution) -> ru
         e.input.as_str(),
         e.trace_header.as_deref().map(stored::text),
         e.parent.as_ref().map(Parent::to_text),
+        e.map_item.as_ref().map(|m| &m.map_run.name),
+        e.map_item.as_ref().map(|m| m.items),
     ])
 }
 

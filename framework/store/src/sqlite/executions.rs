@@ -4,14 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use stagepost_protocol::{ExecutionId, Namespace, Timestamp};
 
 use super::{errors, store::SqliteStore};
-use crate::{ExecutionSummary, HistoryRow, ListExecutions, Page, Result, paging, stored};
+use crate::{ExecutionSummary, ExecutionsOf, HistoryRow, ListExecutions, Page, Result, paging, stored};
 
-const LIST: &str = "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, \
-     role_arn, status, started_at, stopped_at, wake_at, 'null', NULL, error, cause, trace_header, \
-     parent, redrive_count, redriven_at FROM executions WHERE account = ?1 AND region = ?2 AND state_machine = ?3 \
-     AND (started_at, id) < (?4, ?5) AND (?6 IS NULL OR status = ?6) \
-     AND (?8 IS NULL OR (redrive_count > 0) = ?8) \
-     ORDER BY started_at DESC, id DESC LIMIT ?7";
 const HISTORY_ASCENDING: &str = "SELECT ?1, sequence, first_event_id, last_event_id, epoch, payload FROM history \
      WHERE execution = (SELECT number FROM executions WHERE id = ?1) AND sequence >= ?2 \
      AND first_event_id <= last_event_id ORDER BY sequence LIMIT ?3";
@@ -24,7 +18,20 @@ pub(super) fn select(rest: &str) -> String {
     format!(
         "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, status, \
          started_at, stopped_at, wake_at, input, output, error, cause, trace_header, \
-         parent, redrive_count, redriven_at FROM executions {rest}"
+         parent, redrive_count, redriven_at, map_run, item_count FROM executions {rest}"
+    )
+}
+
+/// Selects what a listing shows of executions, by a column that names what they are of.
+fn listing(column: &str) -> String {
+    format!(
+        "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, status, \
+         started_at, stopped_at, wake_at, 'null', NULL, error, cause, trace_header, parent, redrive_count, \
+         redriven_at, map_run, item_count FROM executions \
+         WHERE account = ?1 AND region = ?2 AND {column} = ?3 \
+         AND (started_at, id) < (?4, ?5) AND (?6 IS NULL OR status = ?6) \
+         AND (?8 IS NULL OR (redrive_count > 0) = ?8) \
+         ORDER BY started_at DESC, id DESC LIMIT ?7"
     )
 }
 
@@ -49,10 +56,13 @@ pub(super) async fn executions(
     let query = query.clone();
     let list = move |connection: &Connection| {
         let failed = errors::failed("list executions");
-        let mut statement = connection.prepare_cached(LIST).map_err(&failed)?;
-        let Namespace { account, region } = &query.state_machine.namespace;
+        let (namespace, column, name) = match &query.of {
+            ExecutionsOf::StateMachine(arn) => (&arn.namespace, "state_machine", &arn.name),
+            ExecutionsOf::MapRun(arn) => (&arn.namespace, "map_run", &arn.name),
+        };
+        let mut statement = connection.prepare_cached(&listing(column)).map_err(&failed)?;
+        let Namespace { account, region } = namespace;
         let status = query.status.map(|s| s.as_str());
-        let name = &query.state_machine.name;
         let limit = paging::probe(query.limit);
         let params = params![account, region, name, before.as_millis(), id, status, limit, query.redriven];
         let mut rows = statement.query(params).map_err(&failed)?;
@@ -137,6 +147,8 @@ pub(super) fn summary(row: &Row<'_>) -> Result<ExecutionSummary> {
     let maybe_time =
         |n: usize| row.get::<_, Option<i64>>(n).map(|t| t.map(Timestamp::from_millis)).map_err(&failed);
     let namespace = Namespace { account: text(1)?, region: text(2)? };
+    let items = row.get::<_, Option<i64>>(21).map_err(&failed)?;
+    let map_item = stored::map_item(&namespace, maybe_text(20)?, items);
     let (arn, state_machine) = stored::arns(namespace, text(3)?, text(4)?, text(5)?);
     Ok(ExecutionSummary {
         id: ExecutionId::from_bytes(row.get(0).map_err(&failed)?),
@@ -156,6 +168,7 @@ pub(super) fn summary(row: &Row<'_>) -> Result<ExecutionSummary> {
         parent: stored::parent(maybe_text(17)?.as_deref())?,
         redrive_count: row.get(18).map_err(&failed)?,
         redriven_at: maybe_time(19)?,
+        map_item,
     })
 }
 

@@ -10,6 +10,7 @@ mod errors;
 mod executions;
 mod leases;
 mod load;
+mod map_runs;
 mod migrations;
 mod registry;
 mod store;

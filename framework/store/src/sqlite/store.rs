@@ -12,10 +12,10 @@ use std::{
 
 use async_trait::async_trait;
 use rusqlite::Connection;
-use stagepost_protocol::{ExecutionId, Namespace, ShardId, StateMachineArn, Timestamp};
+use stagepost_protocol::{ExecutionId, MapRun, MapRunArn, Namespace, ShardId, StateMachineArn, Timestamp};
 use tokio::sync::Semaphore;
 
-use super::{Options, commit, connect, errors, executions, leases, load, registry, writer::Writer};
+use super::{Options, commit, connect, errors, executions, leases, load, map_runs, registry, writer::Writer};
 use crate::{
     ActivityRow, Batch, DefinitionRow, Error, ExecutionSummary, HistoryRow, Lease, ListExecutions, Page,
     Reader, Result, StateMachineRow, Store, StoredExecution,
@@ -156,6 +156,19 @@ impl Reader for SqliteStore {
 
     async fn executions(&self, query: &ListExecutions) -> Result<Page<ExecutionSummary>> {
         executions::executions(self, query).await
+    }
+
+    async fn map_run(&self, arn: &MapRunArn) -> Result<Option<MapRun>> {
+        map_runs::map_run(self, arn).await
+    }
+
+    async fn map_runs(
+        &self,
+        execution: ExecutionId,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page<MapRun>> {
+        map_runs::map_runs(self, execution, limit, after).await
     }
 
     async fn history(

@@ -146,7 +146,7 @@ fn explored(machine: &Arc<StateMachine>, walk: &Walk<'_>) -> Exploration {
     // A Map state may have had no items only because of the data that was made up for it.
     let empty = |state: StateIndex| {
         let pointer = machine.state(state).pointer.as_str();
-        (0..).map(StateIndex).zip(&machine.states).any(|(index, around)| {
+        (0..).map(StateIndex).zip(machine.states.iter()).any(|(index, around)| {
             matches!(around.kind, StateKind::Map(_))
                 && pointer.starts_with(&format!("{}/", around.pointer))
                 && !missing.contains(&Item::State(index))

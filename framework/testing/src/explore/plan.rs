@@ -190,7 +190,7 @@ impl Names {
         let plain = |name: &str| name.replace(['<', '>', '.', '[', ']', '#'], "_");
         let mut states = BTreeMap::new();
         let mut sources = Vec::new();
-        for (n, state) in (0..).zip(&machine.states) {
+        for (n, state) in (0..).zip(machine.states.iter()) {
             let mut name = plain(&state.name);
             while name == "input" || states.contains_key(&name) {
                 name.push('_');
