@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Map, Value};
 use stagepost_asl::{
-    ErrorHandling, State, StateIndex, StateKind, StateMachine, Transition,
+    ErrorHandling, MapState, State, StateIndex, StateKind, StateMachine, Transition,
     retry::{self, Handling},
 };
 use stagepost_protocol::{ExecutionArn, Payload, ServiceCall, limits};
@@ -42,6 +42,10 @@ pub struct Setup {
     pub context: Value,
     /// The variables that it sees.
     pub variables: Map<String, Value>,
+    /// The items of a Map state, instead of those in its input: what its item reader read.
+    pub items: Option<Value>,
+    /// How many iterations of a Map state failed.
+    pub failed_iterations: u32,
     /// How often the retrier was used that applies to the failure, if there is one.
     pub retries: u32,
 }
@@ -107,6 +111,14 @@ pub struct Working {
     probe: Probe,
     parameters: Payload,
     timeout_seconds: Option<u64>,
+    items: Option<Items>,
+}
+
+/// The items of a Map state.
+struct Items {
+    count: usize,
+    /// How many of their iterations may fail, if the state says so.
+    tolerated_failures: Option<u32>,
 }
 
 /// Runs the state as far as it goes by itself. The error is a fault of the caller's: a state that is not in the
@@ -143,19 +155,19 @@ pub fn begin(setup: Setup, env: &Env<'_>) -> Result<Begun, ReplayError> {
             Begun::Ended(probe.failed(failure.unwrap_or_else(|failure| failure), env))
         }
         StateKind::Task(task) => match states::task::work(probe.evaluation(env), task) {
-            Ok(work) => probe.working(work.input, work.timeout_seconds),
+            Ok(work) => probe.working(work.input, work.timeout_seconds, None),
             Err(failure) => Begun::Ended(probe.failed(failure, env)),
         },
         StateKind::Parallel(parallel) => {
             let evaluation = probe.evaluation(env);
             let input = evaluation.parameters(parallel.parameters.as_ref());
             match input.and_then(|doc| evaluation.bounded(doc)) {
-                Ok(input) => probe.working(input, None),
+                Ok(input) => probe.working(input, None, None),
                 Err(failure) => Begun::Ended(probe.failed(failure, env)),
             }
         }
-        StateKind::Map(_) => match probe.evaluation(env).input() {
-            Ok(input) => probe.working(input.into_payload(), None),
+        StateKind::Map(map) => match probe.items(map, env) {
+            Ok((items, inputs)) => probe.working(inputs, None, Some(items)),
             Err(failure) => Begun::Ended(probe.failed(failure, env)),
         },
     })
@@ -191,14 +203,24 @@ impl Working {
         self.timeout_seconds
     }
 
+    /// How many items a Map state has.
+    pub fn items(&self) -> Option<usize> {
+        self.items.as_ref().map(|items| items.count)
+    }
+
     /// Goes on with what the work gave: the result of the task, the array of the branches' outputs, the result of the
-    /// Map state.
+    /// Map state. A result of a Map state counts only where its failed iterations are tolerated; a failure is its own.
     pub fn finish(self, outcome: Result<Payload, Failure>, env: &Env<'_>) -> Probed {
-        let probe = self.probe;
+        let Working { probe, items, .. } = self;
         let result = match outcome {
             Ok(result) => result,
             Err(failure) => return probe.failed(failure.into(), env),
         };
+        // Without a tolerance the service takes the result, however many iterations are said to have failed.
+        let tolerated = items.and_then(|items| items.tolerated_failures);
+        if tolerated.is_some_and(|max| probe.failed_iterations > max) {
+            return probe.failed(states::map::too_many_failed(), env);
+        }
         if result.len() > limits::PAYLOAD_BYTES_MAX {
             let failure = too_large(&probe.state().name);
             return probe.failed(failure, env);
@@ -225,18 +247,21 @@ struct Probe {
     state: StateIndex,
     observer: Observer,
     variables: BTreeMap<Arc<str>, Payload>,
+    items: Option<Value>,
+    failed_iterations: u32,
     retries: u32,
 }
 
 impl Probe {
     fn new(setup: Setup, env: &Env<'_>) -> Result<Probe, ReplayError> {
-        let Setup { definition, state, origin, context, variables, retries } = setup;
+        let Setup { definition, state, origin, context, variables, items, failed_iterations, retries } =
+            setup;
         let observer = Observer::new(context);
         observer.saw(Stage::Input, origin.input.clone());
         let variables: BTreeMap<Arc<str>, Payload> =
             variables.into_iter().map(|(name, value)| (name.into(), Payload::from_value(&value))).collect();
         let execution = entered(definition, state, origin, &variables, env)?;
-        Ok(Probe { execution, state, observer, variables, retries })
+        Ok(Probe { execution, state, observer, variables, items, failed_iterations, retries })
     }
 
     fn state(&self) -> &State {
@@ -249,8 +274,38 @@ impl Probe {
         Evaluation::new(&self.execution, TOP_LEVEL, step, self.state(), env).observed(&self.observer)
     }
 
-    fn working(self, parameters: Payload, timeout_seconds: Option<u64>) -> Begun {
-        Begun::Working(Box::new(Working { probe: self, parameters, timeout_seconds }))
+    /// The items of a Map state, and an array of what its iterations are given.
+    fn items(&self, map: &MapState, env: &Env<'_>) -> Result<(Items, Payload), StateFailure> {
+        let evaluation = self.evaluation(env);
+        let found = match &self.items {
+            Some(items) => items.clone(),
+            None => states::map::found_items(&evaluation, map, map.distributed.is_some())?,
+        };
+        self.observer.saw(Stage::ItemsPath, Payload::from_value(&found));
+        let max_concurrency = states::map::max_concurrency(&evaluation, map)?;
+        self.observer.saw(Stage::MaxConcurrency, Payload::from_value(&max_concurrency.into()));
+        let input = evaluation.input()?.into_value();
+        let tolerated = states::map::tolerated_count(&evaluation, map, &input)?;
+        if let Some(count) = tolerated {
+            self.observer.saw(Stage::ToleratedFailureCount, Payload::from_value(&count.into()));
+        }
+        let percentage = states::map::tolerated_percentage(&evaluation, map, &input)?;
+        if let Some(percentage) = percentage {
+            self.observer.saw(Stage::ToleratedFailurePercentage, Payload::from_value(&percentage.into()));
+        }
+        let inputs = states::distributed::select_found(&evaluation, map, found)?;
+        let count = inputs.len();
+        let inputs = states::map::join(inputs.iter()).into_payload();
+        if map.item_selector.is_some() {
+            self.observer.saw(Stage::ItemSelector, inputs.clone());
+        }
+        let by_percentage = percentage.map(|percentage| (percentage / 100.0 * count as f64) as u32);
+        let tolerated_failures = tolerated.into_iter().chain(by_percentage).min();
+        Ok((Items { count, tolerated_failures }, inputs))
+    }
+
+    fn working(self, parameters: Payload, timeout_seconds: Option<u64>, items: Option<Items>) -> Begun {
+        Begun::Working(Box::new(Working { probe: self, parameters, timeout_seconds, items }))
     }
 
     fn conclude(self, exit: Result<Exit, StateFailure>, transition: Transition, env: &Env<'_>) -> Probed {

@@ -434,3 +434,129 @@ async fn a_task_without_a_mock_calls_its_service() {
         assert_eq!(wait.as_secs(), timeout.unwrap_or(300).min(300));
     }
 }
+
+/// A distributed Map state.
+fn map(more: &Value) -> Value {
+    let mut map = json!({
+        "Type": "Map", "End": true,
+        "ItemProcessor": {
+            "ProcessorConfig": { "Mode": "DISTRIBUTED", "ExecutionType": "STANDARD" },
+            "StartAt": "One", "States": { "One": { "Type": "Pass", "End": true } },
+        },
+    });
+    map.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    map
+}
+
+#[tokio::test]
+async fn a_map_state_shows_its_items_and_limits() {
+    let s = Server::new();
+    let input = json!({ "items": ["a", "b", "c", "d"], "n": 2, "p": 30.5 });
+    let items = &input["items"];
+    let of = |query: &str| format!("{{% {query} %}}");
+    for (more, expected) in [
+        (
+            json!({ "ItemsPath": "$.items" }),
+            json!({ "afterInputPath": input, "afterItemsPath": items, "maxConcurrency": 0,
+                    "afterResultSelector": [9], "afterResultPath": [9] }),
+        ),
+        (
+            json!({
+                "InputPath": "$", "ItemsPath": "$.items", "MaxConcurrencyPath": "$.n",
+                "ToleratedFailureCountPath": "$.n", "ToleratedFailurePercentagePath": "$.p",
+                "ItemSelector": { "at.$": "$$.Map.Item.Index", "it.$": "$$.Map.Item.Value", "n.$": "$.n" },
+                "ResultSelector": { "r.$": "$[0]" },
+            }),
+            json!({
+                "afterInputPath": input, "afterItemsPath": items, "maxConcurrency": 2,
+                "toleratedFailureCount": 2, "toleratedFailurePercentage": 30.5,
+                "afterItemSelector": [
+                    { "at": 0, "it": "a", "n": 2 }, { "at": 1, "it": "b", "n": 2 },
+                    { "at": 2, "it": "c", "n": 2 }, { "at": 3, "it": "d", "n": 2 },
+                ],
+                "afterResultSelector": { "r": 9 }, "afterResultPath": { "r": 9 },
+            }),
+        ),
+        (
+            json!({
+                "QueryLanguage": "JSONata", "Items": of("$states.input.items"), "MaxConcurrency": of("1 + 1"),
+                "ToleratedFailurePercentage": 5, "ItemSelector": of("$states.context.Map.Item.Value & '!'"),
+            }),
+            json!({
+                "maxConcurrency": 2, "toleratedFailurePercentage": 5.0,
+                "afterItemSelector": ["a!", "b!", "c!", "d!"],
+            }),
+        ),
+    ] {
+        let asked = json!({ "mock": { "result": [9] }, "inspectionLevel": "DEBUG" });
+        let answer = read(s.ok("TestState", request(&map(&more), &input, &asked)).await);
+        assert_eq!(answer["status"], "SUCCEEDED", "{answer}");
+        let mut expected = expected;
+        expected["input"] = input.clone();
+        assert_eq!(answer["inspectionData"], expected, "{more}");
+    }
+    // What keeps it from having items is told with what it came to before.
+    let wrong = map(&json!({ "ItemsPath": "$.n" }));
+    let asked = json!({ "mock": { "result": [9] }, "inspectionLevel": "DEBUG" });
+    let answer = read(s.ok("TestState", request(&wrong, &input, &asked)).await);
+    assert_eq!(answer["error"], "States.Runtime");
+    assert_eq!(answer["inspectionData"], json!({ "input": input, "afterInputPath": input }));
+    // What an item reader read is given instead of the input.
+    let reader = map(&json!({ "ItemReader": {
+        "Resource": "arn:aws:states:::s3:getObject", "ReaderConfig": { "InputType": "JSON" },
+        "Parameters": { "Bucket": "b", "Key": "k" },
+    } }));
+    let asked = json!({
+        "mock": { "result": [9] }, "inspectionLevel": "DEBUG", "stateConfiguration": { "mapItemReaderData": "[5,6]" },
+    });
+    let answer = read(s.ok("TestState", request(&reader, &json!({}), &asked)).await);
+    assert_eq!(answer["inspectionData"]["afterItemsPath"], json!([5, 6]));
+}
+
+#[tokio::test]
+async fn iterations_that_failed_are_weighed_against_the_tolerance() {
+    let s = Server::new();
+    let input = json!([1, 2, 3, 4]);
+    let result = json!({ "result": [0] });
+    for (more, failed, mock, expected) in [
+        // The service asks no more where the state tolerates nothing.
+        (json!({}), 3, result.clone(), "SUCCEEDED"),
+        (json!({ "ToleratedFailureCount": 2 }), 2, result.clone(), "SUCCEEDED"),
+        (
+            json!({ "ToleratedFailureCount": 2 }),
+            3,
+            result.clone(),
+            "FAILED States.ExceedToleratedFailureThreshold",
+        ),
+        (json!({ "ToleratedFailurePercentage": 50 }), 2, result.clone(), "SUCCEEDED"),
+        (
+            json!({ "ToleratedFailurePercentage": 49 }),
+            2,
+            result.clone(),
+            "FAILED States.ExceedToleratedFailureThreshold",
+        ),
+        (
+            json!({ "ToleratedFailureCount": 0, "Retry": [{ "ErrorEquals": ["States.ExceedToleratedFailureThreshold"] }] }),
+            1,
+            result,
+            "RETRIABLE States.ExceedToleratedFailureThreshold",
+        ),
+        (json!({ "ToleratedFailureCount": 2 }), 0, json!({ "errorOutput": { "error": "E" } }), "FAILED E"),
+    ] {
+        let asked = json!({ "mock": mock, "stateConfiguration": { "mapIterationFailureCount": failed } });
+        let answer = s.ok("TestState", request(&map(&more), &input, &asked)).await;
+        let error = answer["error"].as_str().unwrap_or_default();
+        let came_to = format!("{} {error}", answer["status"].as_str().unwrap());
+        assert_eq!(came_to.trim(), expected, "{more}");
+    }
+    let writer = json!({ "ResultWriter": { "Resource": "arn:aws:states:::s3:putObject", "Parameters": { "Bucket": "b" } } });
+    let mock = |result: Value, failed: u32| json!({ "mock": { "result": result }, "stateConfiguration": { "mapIterationFailureCount": failed } });
+    for (more, asked, message) in [
+        (json!({}), mock(json!([]), 5), "MapIterationFailureCount (5) exceeds the number of items (4)."),
+        (json!({}), mock(json!({}), 0), "Mocked result must be an array."),
+        (writer, mock(json!([]), 0), "Mocked result must be a JSON object."),
+    ] {
+        let refused = s.call("TestState", request(&map(&more), &input, &asked)).await.unwrap_err();
+        assert_eq!(refused, ("ValidationException".to_owned(), message.to_owned()));
+    }
+}

@@ -28,7 +28,9 @@ use crate::{
     execution::Execution,
     history::{Batching, ChildEnd, EventKind, Failure, MapRunSettings, ScopeId},
     live::{MapRun, Source, Stage},
-    states::map::{found_items, join, max_concurrency, tolerated_count, tolerated_percentage},
+    states::map::{
+        found_items, join, max_concurrency, tolerated_count, tolerated_percentage, too_many_failed,
+    },
 };
 
 /// So many child executions of a Map Run are open unless the definition or UpdateMapRun says otherwise. The service has
@@ -267,6 +269,15 @@ fn take_items(
     go_on(decider, scope, map)
 }
 
+/// What `ItemSelector` makes of each of the items that were found in the state's input.
+pub(crate) fn select_found(
+    evaluation: &Evaluation<'_>,
+    map: &MapState,
+    found: Value,
+) -> Result<Vec<Payload>, StateFailure> {
+    select(evaluation, map, Items::of_state(found))
+}
+
 /// `ItemSelector`, on each item.
 fn select(evaluation: &Evaluation<'_>, map: &MapState, items: Items) -> Result<Vec<Payload>, StateFailure> {
     let whole = |found: Found| match found.key {
@@ -303,11 +314,7 @@ pub(crate) fn start_children(decider: &mut Decider<'_>, scope: ScopeId, map: &Ma
 
 fn process(decider: &mut Decider<'_>, scope: ScopeId, map: &MapState) -> Option<Ready> {
     if decider.map_run(scope)?.exceeds_tolerance() {
-        let failure = StateFailure::new(
-            error_names::EXCEED_TOLERATED_FAILURE_THRESHOLD,
-            "The specified tolerated failure threshold was exceeded".to_owned(),
-        );
-        return fail(decider, scope, failure.failure);
+        return fail(decider, scope, too_many_failed().failure);
     }
     if decider.map_run(scope)?.is_done() {
         if decider.map_run(scope)?.settings.writer.is_some() {

@@ -297,10 +297,15 @@ pub(crate) fn iteration_failed(
     decider.abort_children(scope, chain);
     let failure = match tolerated {
         None => failure,
-        Some(_) => StateFailure::new(
-            error_names::EXCEED_TOLERATED_FAILURE_THRESHOLD,
-            "The specified tolerated failure threshold was exceeded".to_owned(),
-        ),
+        Some(_) => too_many_failed(),
     };
     decider.fail_after(scope, chain, failure)
+}
+
+/// More iterations failed than are tolerated.
+pub(crate) fn too_many_failed() -> StateFailure {
+    StateFailure::new(
+        error_names::EXCEED_TOLERATED_FAILURE_THRESHOLD,
+        "The specified tolerated failure threshold was exceeded".to_owned(),
+    )
 }

@@ -217,8 +217,16 @@ impl Mock<'_> {
             .map_err(|_| ApiError::validation("Mocked result must be valid JSON"))?;
         let value = result.to_value();
         match &state.kind {
-            StateKind::Map(_) if !value.is_array() => {
-                return Err(ApiError::validation("Mocked result must be an array."));
+            StateKind::Map(map) => {
+                let writer = map.distributed.as_ref().and_then(|d| d.writer.as_ref());
+                // Where the results are written elsewhere, the state's result says where.
+                let written = writer.is_some_and(|writer| writer.resource.is_some());
+                if written && !value.is_object() {
+                    return Err(ApiError::validation("Mocked result must be a JSON object."));
+                }
+                if !written && !value.is_array() {
+                    return Err(ApiError::validation("Mocked result must be an array."));
+                }
             }
             StateKind::Parallel(parallel) => match value.as_array() {
                 None => return Err(ApiError::validation("Mocked result must be an array.")),
@@ -258,7 +266,10 @@ pub(super) async fn test(cx: &Context<'_>, m: Members<'_>) -> Answer {
     let begun = evaluating(|env| probe::begin(setup, env)).map_err(ApiError::internal)?;
     let probed = match (begun, outcome) {
         (Begun::Ended(probed), _) => probed,
-        (Begun::Working(working), Some(outcome)) => evaluating(|env| working.finish(outcome, env)),
+        (Begun::Working(working), Some(outcome)) => {
+            check_failed_iterations(&request, &working)?;
+            evaluating(|env| working.finish(outcome, env))
+        }
         (Begun::Working(working), None) => {
             let outcome = call(cx, one_call(&working)?).await?;
             evaluating(|env| working.finish(outcome, env))
@@ -325,7 +336,29 @@ fn setup(
         Some(text) => serde_json::from_str(text)
             .map_err(|_| ApiError::validation("Variables must be a JSON object in a text"))?,
     };
-    Ok(Setup { definition: Arc::new(definition), state: index, origin, context, variables, retries })
+    let items = match configuration.reader_data {
+        None => None,
+        Some(text) => {
+            let items: Option<Value> = serde_json::from_str(text).ok();
+            let items = items.filter(|items| items.is_array() || items.is_object());
+            let message = "MapItemReaderData must be a JSON array or object in a text";
+            Some(items.ok_or_else(|| ApiError::validation(message))?)
+        }
+    };
+    let failed_iterations = configuration.failed_iterations.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    let definition = Arc::new(definition);
+    Ok(Setup { definition, state: index, origin, context, variables, items, failed_iterations, retries })
+}
+
+/// No more iterations can fail than there are.
+fn check_failed_iterations(request: &Request<'_>, working: &Working) -> Result<(), ApiError> {
+    let failed = request.configuration.failed_iterations.and_then(|n| usize::try_from(n).ok());
+    match (failed, working.items()) {
+        (Some(failed), Some(items)) if failed > items => Err(ApiError::validation(format!(
+            "MapIterationFailureCount ({failed}) exceeds the number of items ({items})."
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn answer(request: &Request<'_>, probed: &Probed) -> Value {
