@@ -105,6 +105,11 @@ impl Connector for StartExecution {
             }
         }
     }
+
+    /// A child tells its parent of its end.
+    fn offers(&self, _: IntegrationPattern) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
