@@ -11,13 +11,13 @@ use stagepost_broker::{Broker, QueueSpec, in_process::InProcessBroker, rabbitmq:
 use stagepost_connectors::{
     Registry,
     aws::Aws,
-    items::{DataSets, ReadItems},
+    items::{DataSets, ReadItems, WriteResults},
 };
 use stagepost_coordinator::{
     Client, Coordinator, Metrics, Options, Parts, Recovered, express::Runner, installation_token_key,
 };
 use stagepost_protocol::TokenKey;
-use stagepost_store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
+use stagepost_store::{Reader, Store, postgres::PostgresStore, sqlite::SqliteStore};
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     api_client::ApiClient,
+    children::StoredChildren,
     nested::StartExecution,
     retry::Waits,
     settings::{Backend, Settings},
@@ -85,11 +86,18 @@ struct Connectors {
 }
 
 impl Connectors {
-    fn start(settings: &Settings, broker: &Arc<dyn Broker>, api: &Arc<stagepost_api::Api>) -> Connectors {
+    fn start(
+        settings: &Settings,
+        broker: &Arc<dyn Broker>,
+        reader: Arc<dyn Reader>,
+        api: &Arc<stagepost_api::Api>,
+    ) -> Connectors {
         let aws = Aws::new(settings.aws.clone());
         let sets = DataSets::new(&aws, settings.files.clone());
+        let children = Arc::new(StoredChildren::new(reader));
         let registry = Registry::standard(Arc::clone(broker), &aws)
-            .with("stagepost", "readItems", Arc::new(ReadItems::new(sets)))
+            .with("stagepost", "readItems", Arc::new(ReadItems::new(sets.clone())))
+            .with("stagepost", "writeResults", Arc::new(WriteResults::new(sets, children)))
             .with("states", "startExecution", Arc::new(StartExecution::new(Arc::clone(api))));
         let worker = stagepost_connectors::worker(Arc::clone(broker), registry)
             .queue_prefix(settings.coordinator.topology.prefix())
@@ -179,13 +187,14 @@ impl Installation {
             namespace: settings.namespace.clone(),
             ..stagepost_api::Options::default()
         };
-        // The trait object's upcast: the API only reads.
-        let reader: Arc<dyn stagepost_store::Reader> = store.clone();
+        // The trait object's upcast: the API and the connectors only read.
+        let reader: Arc<dyn Reader> = store.clone();
         let metrics = runner.metrics();
-        let api = stagepost_api::Api::new(reader, client.clone(), runner, broker.health(), options)
+        let api = stagepost_api::Api::new(reader.clone(), client.clone(), runner, broker.health(), options)
             .with_metrics(move |out| metrics.render(out));
         let api = Arc::new(api);
-        let connectors = settings.roles.connectors.then(|| Connectors::start(&settings, &broker, &api));
+        let connectors =
+            settings.roles.connectors.then(|| Connectors::start(&settings, &broker, reader, &api));
         let serving = Vec::new();
         Ok(Installation { settings, store, broker, token_key, client, coordinator, connectors, api, serving })
     }

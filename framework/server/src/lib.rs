@@ -30,6 +30,7 @@
 
 mod api_client;
 pub mod bench;
+mod children;
 mod history;
 mod installation;
 mod nested;

@@ -21,6 +21,8 @@ use crate::{
     template::Template,
 };
 
+/// The largest `MaxItems` (Step Functions Developer Guide, ItemReader, "MaxItems").
+const ITEMS_MAX: u64 = 100_000_000;
 /// The longest label, in characters (Step Functions Developer Guide, Distributed Map, "Label").
 const LABEL_CHARS_MAX: usize = 40;
 
@@ -167,7 +169,7 @@ fn item_reader(found: &mut Findings, node: &Node<'_>) -> Option<ItemReader> {
 
 /// `MaxItems`, whose sign is looked at when the items are read, or `MaxItemsPath`.
 fn max_items_of(found: &mut Findings, config: &Node<'_>) -> Option<Number> {
-    found.number(config, "MaxItems", 0..=COUNT_MAX)
+    found.number(config, "MaxItems", 0..=ITEMS_MAX)
 }
 
 /// The rest of `ReaderConfig`: plain JSON, in JSONata with expressions.
