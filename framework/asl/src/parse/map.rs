@@ -86,14 +86,22 @@ enum Mode {
     Distributed(Option<Box<Distributed>>),
 }
 
-/// `Items`: an array, an object, or an expression that gives one.
+/// `Items`: an array, in distributed mode maybe an object, or an expression that gives one.
 fn items(found: &mut Findings, node: &Node<'_>) -> Option<Template> {
     match node.get("Items")? {
-        Value::Array(_) | Value::Object(_) if found.is_jsonata() => found.jsonata(node, "Items", "Items"),
+        Value::Array(_) if found.is_jsonata() => found.jsonata(node, "Items", "Items"),
+        Value::Object(_) if found.is_jsonata() && is_distributed(node) => {
+            found.jsonata(node, "Items", "Items")
+        }
         _ if found.is_jsonata() => found.query(node, "Items", "Items"),
         // Said already.
         _ => None,
     }
+}
+
+fn is_distributed(node: &Node<'_>) -> bool {
+    let config = node.get(processor_field(node)).and_then(|processor| processor.get("ProcessorConfig"));
+    config.and_then(|config| config.get("Mode")).and_then(Value::as_str) == Some("DISTRIBUTED")
 }
 
 /// `ItemProcessor` or `Iterator`.
