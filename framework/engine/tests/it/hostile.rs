@@ -81,7 +81,14 @@ fn patterns_that_explode_elsewhere_end_here() {
 
 #[test]
 fn numbers_beyond_what_doubles_hold_pass_through_untouched() {
-    for number in ["9007199254740993", "-9223372036854775808", "18446744073709551615", "1e308", "0.1"] {
+    for number in [
+        "9007199254740993",
+        "-9223372036854775808",
+        "18446744073709551615",
+        "1e308",
+        "0.1",
+        "3.3333333333333334e31",
+    ] {
         let input: Value = serde_json::from_str(&format!("{{\"n\":{number}}}")).unwrap();
         let pass =
             json!({ "Type": "Pass", "Parameters": { "m.$": "$.n" }, "OutputPath": "$.m", "End": true });
