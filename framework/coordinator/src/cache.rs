@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use stagepost_engine::Execution;
+use stagepost_engine::{Execution, children::waits_for_executions};
 use stagepost_protocol::{ExecutionId, Timestamp};
 
 /// An execution and what the coordinator knows about its rows in the store.
@@ -24,6 +24,8 @@ pub(crate) struct Entry {
     /// Batches on their way that hold decisions of it: until they are committed the store is behind, so it must
     /// not be evicted.
     pub(crate) in_flight: u32,
+    /// Its definition has states that wait for executions that they start.
+    pub(crate) waits_for_executions: bool,
     bytes: usize,
     tick: u64,
 }
@@ -53,6 +55,7 @@ impl Entry {
         stored_wake: Option<Timestamp>,
     ) -> Entry {
         Entry {
+            waits_for_executions: waits_for_executions(execution.definition()),
             execution,
             definition_id: definition_id.into(),
             sequence,

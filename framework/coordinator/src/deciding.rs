@@ -8,7 +8,7 @@ use std::{
 };
 
 use stagepost_broker::{Acker, Delivery, DeliveryTag};
-use stagepost_engine::{Execution, Origin, history};
+use stagepost_engine::{Execution, Origin, SyncChild, children::waits_for_executions, history};
 use stagepost_protocol::{ActivityArn, ExecutionId, ShardId, ShardMessage, TokenKey, shard::Start};
 use stagepost_store::{ExecutionStatus, ExecutionSummary, Lease, StoredExecution};
 use tokio::sync::{mpsc, oneshot};
@@ -88,6 +88,8 @@ pub(crate) struct Deciding {
 struct Known {
     ended: HashMap<ExecutionId, ExecutionSummary>,
     broken: HashMap<ExecutionId, String>,
+    /// What those that have ended waited for, where that may not have been stopped.
+    children: HashMap<ExecutionId, Vec<SyncChild>>,
 }
 
 impl Deciding {
@@ -388,6 +390,8 @@ impl Deciding {
         let mut wanted: Vec<ExecutionId> = Vec::new();
         let mut seen = HashSet::new();
         let mut redriven = HashSet::new();
+        // What came before: whoever decided it may not have got to what follows from it.
+        let mut again = HashSet::new();
         let mut want = |id: ExecutionId| {
             // What came to the wrong shard is sent on, unseen.
             if self.owns(id) && !self.cache.contains(id) && seen.insert(id) {
@@ -395,6 +399,15 @@ impl Deciding {
             }
         };
         for item in taken {
+            match &item.message {
+                ShardMessage::Reports(reports) if item.redelivered => {
+                    again.extend(reports.iter().filter_map(|r| r.token.claimed_execution()));
+                }
+                ShardMessage::Stop(stop) if item.redelivered => {
+                    again.insert(stop.execution.id());
+                }
+                _ => {}
+            }
             match &item.message {
                 ShardMessage::Reports(reports) => {
                     reports.iter().filter_map(|r| r.token.claimed_execution()).for_each(&mut want);
@@ -428,6 +441,9 @@ impl Deciding {
                     Some(stored) if stored.summary.status != ExecutionStatus::Running => {
                         self.suspects.remove(id);
                         known.ended.insert(*id, stored.summary.clone());
+                        if stored.summary.wake_at.is_some() || again.contains(id) {
+                            self.find_children(*id, &stored, &mut known).await;
+                        }
                         // A redrive goes on with what it was when it ended.
                         if redriven.contains(id)
                             && let Err(reason) = self.replay(*id, stored).await
@@ -451,6 +467,20 @@ impl Deciding {
             }
         }
         known
+    }
+
+    /// Finds what an execution that has ended waited for.
+    async fn find_children(&mut self, id: ExecutionId, stored: &StoredExecution, known: &mut Known) {
+        let Ok(definition) = self.definition(&stored.summary.definition_id).await else { return };
+        if !waits_for_executions(&definition) {
+            return;
+        }
+        match replay(stored.clone(), definition) {
+            Ok(replayed) => {
+                known.children.insert(id, replayed.execution.sync_children(&self.token_key));
+            }
+            Err(reason) => tracing::error!(execution = %id, %reason, "an execution cannot be replayed"),
+        }
     }
 
     /// Loads executions; waits for the store as long as it takes. `Err`: this one's rows cannot be read.

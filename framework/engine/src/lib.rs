@@ -9,6 +9,7 @@
 //! changes an execution and evaluates nothing, live and in replay alike: replaying the stored events gives the
 //! state that decided them.
 
+pub mod children;
 pub mod command;
 mod context;
 mod dataflow;
@@ -22,6 +23,7 @@ mod redrive;
 mod situation;
 mod states;
 
+pub use children::SyncChild;
 pub use command::{
     Applied, Call, Command, Dispatch, Env, Ignored, Input, Outcome, StartChild, StopChild, Taken, Way,
 };

@@ -423,6 +423,11 @@ impl Live {
         open
     }
 
+    /// Attempts that are open, or were at the end, with their states.
+    pub(crate) fn attempting(&self) -> impl Iterator<Item = (StateIndex, &Attempt)> {
+        self.scopes.values().filter_map(|scope| Some((scope.step()?.state(), scope.attempt()?)))
+    }
+
     pub(crate) fn first_deadline(&self) -> Option<Deadline> {
         self.deadlines.first().copied()
     }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use stagepost_engine::Origin;
 use stagepost_protocol::{
     ExecutionArn, ExecutionId, Parent, ParentKind, Payload, Report, ReportOutcome, ShardMessage,
-    StateMachineArn, Timestamp, error_names, shard::Redrive,
+    StateMachineArn, TaskToken, Timestamp, error_names,
+    shard::{Redrive, Stop},
 };
 use stagepost_store::{EndedExecution, ExecutionStatus, ExecutionSummary};
 
@@ -146,6 +147,15 @@ pub(super) fn begun(origin: &Origin) -> Option<Report> {
     Some(Report { token: parent.token.clone(), worker: None, started_at: None, outcome, child: None })
 }
 
+/// The execution whose start a report tells of, and its parent's attempt. If that waits no more, nobody stopped the
+/// execution: there was none.
+pub(super) fn late_start(report: &Report) -> Option<(ExecutionArn, TaskToken)> {
+    let ReportOutcome::Submitted(answer) = &report.outcome else { return None };
+    let answer = answer.to_value();
+    let execution = ExecutionArn::parse(answer.get("ExecutionArn")?.as_str()?).ok()?;
+    Some((execution, report.token.clone()))
+}
+
 /// Why a request to redrive may not: the children of a Map Run are redriven by it alone.
 pub(super) fn redriven_by_its_parent(origin: &Origin, redrive: &Redrive) -> Option<String> {
     let parent = origin.parent.as_ref()?;
@@ -172,6 +182,17 @@ impl Round<'_> {
         if let Some(report) = report {
             self.tell_parent(report);
         }
+        for child in self.known.children.remove(&id).unwrap_or_default() {
+            self.stop_child(child.execution, child.parent);
+        }
+    }
+
+    /// Stops an execution that nobody waits for any more, if it is this attempt's and still runs.
+    pub(super) fn stop_child(&mut self, execution: ExecutionArn, parent: TaskToken) {
+        let options = &self.deciding.options;
+        let queue = options.topology.shard(options.shards.of(execution.id()));
+        let stop = Stop { execution, error: None, cause: None, parent: Some(parent) };
+        publish(&mut self.deciding.declared, self.decided, ShardMessage::Stop(stop).encode(queue, None));
     }
 
     /// The wake-up of an execution that has ended: what follows from its end may not be published.

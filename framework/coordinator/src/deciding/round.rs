@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use stagepost_broker::QueueSpec;
 use stagepost_engine::{
-    Applied, Command, End, Env, Execution, HistoryEvent, Ignored, Input, Origin, Outcome, history,
+    Applied, Command, End, Env, Execution, HistoryEvent, Ignored, Input, Origin, Outcome, SyncChild, history,
 };
 use stagepost_protocol::{
     ExecutionId, MapRun, MapRunArn, Message, Parent, ParentKind, Report, ShardId, ShardMessage, Timestamp,
@@ -29,6 +29,8 @@ struct Touched {
     events: Vec<HistoryEvent>,
     started: Option<Box<Start>>,
     redriven: bool,
+    /// Executions that it waited for are to be stopped.
+    stopped_children: bool,
     /// Something of it came with a message that the broker may lose, or with none.
     volatile: bool,
 }
@@ -173,14 +175,21 @@ impl<'a> Round<'a> {
             if redelivered {
                 self.republish_end(id);
             }
+            if let Some((child, parent)) = family::late_start(&report) {
+                self.stop_child(child, parent);
+            }
             return if ended { Reply::TaskTimedOut } else { Reply::TaskDoesNotExist };
         }
+        let late = family::late_start(&report);
         let Report { worker, started_at, outcome, child, .. } = report;
         match self.decide(id, Input::Report { event_id, worker, started_at, outcome, child }) {
             None => Reply::Accepted,
             Some(ignored) => {
                 if redelivered {
                     self.republish(id);
+                }
+                if let (Ignored::AttemptClosed | Ignored::Ended, Some((child, parent))) = (ignored, late) {
+                    self.stop_child(child, parent);
                 }
                 match ignored {
                     Ignored::AlreadyStarted | Ignored::AlreadySubmitted | Ignored::NothingDue => {
@@ -266,8 +275,8 @@ impl<'a> Round<'a> {
         let id = stop.execution.id();
         let found = self.deciding.cache.get(id).map(|entry| &entry.execution.origin().parent);
         let parent = found.or(self.known.ended.get(&id).map(|summary| &summary.parent));
-        if stop.parent.is_some() && stop.parent.as_ref() != parent.and_then(|p| p.as_ref()).map(|p| &p.token)
-        {
+        let waits = parent.and_then(|p| p.as_ref()).filter(|p| p.kind != ParentKind::Request);
+        if stop.parent.is_some() && stop.parent.as_ref() != waits.map(|p| &p.token) {
             return Reply::NotFound;
         }
         if let Some(summary) = self.known.ended.get(&id) {
@@ -378,6 +387,12 @@ impl<'a> Round<'a> {
     pub(super) fn decide(&mut self, id: ExecutionId, input: Input) -> Option<Ignored> {
         let Deciding { cache, activities, token_key, .. } = &mut *self.deciding;
         let entry = cache.use_mut(id)?;
+        let children =
+            if entry.waits_for_executions { entry.execution.sync_children(token_key) } else { Vec::new() };
+        let about = match &input {
+            Input::Report { event_id, .. } => Some(*event_id),
+            _ => None,
+        };
         let activities = &*activities;
         let env = Env {
             now: self.now,
@@ -392,11 +407,24 @@ impl<'a> Round<'a> {
                     self.deciding.suspect(id);
                 }
                 self.apply(id, applied);
+                self.stop_children(id, children, about);
                 None
             }
             Outcome::Ignored(ignored) => {
                 add(&self.deciding.shared.metrics.inputs_ignored, 1);
                 Some(ignored)
+            }
+        }
+    }
+
+    /// Stops the executions that were waited for before a decision and are not any more. The one that the decision was
+    /// about has ended by itself.
+    fn stop_children(&mut self, id: ExecutionId, before: Vec<SyncChild>, about: Option<u64>) {
+        for child in before.into_iter().filter(|child| about != Some(child.event_id)) {
+            let open = |entry: &Entry| entry.execution.is_open(child.event_id);
+            if !self.deciding.cache.get(id).is_some_and(open) {
+                self.touch(id).stopped_children = true;
+                self.stop_child(child.execution, child.parent);
             }
         }
     }
@@ -502,7 +530,8 @@ impl<'a> Round<'a> {
         let end = entry.execution.end().map(|(end, at)| ended(id, end, at));
         // No message would come again for what follows from this end.
         let waited_for = |parent: &Parent| parent.kind != ParentKind::Request;
-        let fragile = touched.volatile && entry.execution.origin().parent.as_ref().is_some_and(waited_for);
+        let follows = entry.execution.origin().parent.as_ref().is_some_and(waited_for);
+        let fragile = touched.volatile && (follows || touched.stopped_children);
         let from = entry.stored_wake;
         let next = entry.execution.next_deadline();
         let begins = touched.started.is_some() || touched.redriven;

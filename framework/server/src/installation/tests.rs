@@ -211,3 +211,40 @@ async fn an_execution_that_was_stopped_is_redriven() {
     assert_eq!(redriven.iter().filter(|e| e.kind == "ExecutionRedriven").count(), 1);
     installation.shutdown().await;
 }
+
+#[tokio::test]
+async fn who_stops_waiting_for_an_execution_stops_it() {
+    let (installation, api) = embedded(None).await;
+    let child = api.deploy("child", MACHINE).await.unwrap();
+    let parameters = format!(r#"{{"StateMachineArn": "{child}", "Name.$": "$.name", "Input.$": "$"}}"#);
+    let waits = api.deploy("waits", &calls(".sync", &parameters)).await.unwrap();
+    let starts = api.deploy("starts", &calls("", &parameters)).await.unwrap();
+    let timed =
+        calls(".sync:2", &parameters).replace(r#""End": true"#, r#""End": true, "TimeoutSeconds": 1"#);
+    let timed = api.deploy("timed", &timed).await.unwrap();
+    let input = |name: &str| format!(r#"{{"amount": 120, "hold": 60, "name": "{name}"}}"#);
+    let running = async |name: &str| {
+        loop {
+            match api.describe(&child.execution(name)).await {
+                Ok(found) => return found.status,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let stopped = async |name: &str| {
+        while running(name).await == ExecutionStatus::Running {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        running(name).await
+    };
+    let parent = api.start(&waits, &input("one"), None).await.unwrap();
+    let free = api.start(&starts, &input("free"), None).await.unwrap();
+    api.start(&timed, &input("two"), None).await.unwrap();
+    assert_eq!(running("one").await, ExecutionStatus::Running);
+    api.stop(&parent, None, None).await.unwrap();
+    assert_eq!(api.follow(&free, |_| ()).await.unwrap().status, ExecutionStatus::Succeeded);
+    assert_eq!(stopped("one").await, ExecutionStatus::Aborted);
+    assert_eq!(stopped("two").await, ExecutionStatus::Aborted);
+    assert_eq!(running("free").await, ExecutionStatus::Running);
+    installation.shutdown().await;
+}

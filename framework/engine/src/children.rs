@@ -1,0 +1,53 @@
+//! The executions that a state waits for: `startExecution.sync`.
+
+use stagepost_asl::{Resource, StateKind, StateMachine};
+use stagepost_protocol::{ExecutionArn, IntegrationPattern, StateMachineArn, TaskToken, TokenKey};
+
+use crate::{execution::Execution, live::Attempt};
+
+/// An execution that an attempt started and waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncChild {
+    /// The event that scheduled the attempt.
+    pub event_id: u64,
+    /// The child.
+    pub execution: ExecutionArn,
+    /// Names the attempt.
+    pub parent: TaskToken,
+}
+
+fn waits(definition: &StateMachine, state: usize) -> bool {
+    let Some(StateKind::Task(task)) = definition.states.get(state).map(|state| &state.kind) else {
+        return false;
+    };
+    matches!(&task.resource, Resource::Service { service, action, pattern, .. }
+        if service == "states" && action == "startExecution"
+            && matches!(pattern, IntegrationPattern::Sync | IntegrationPattern::Sync2))
+}
+
+/// Whether a state of the definition waits for executions that it starts.
+pub fn waits_for_executions(definition: &StateMachine) -> bool {
+    (0..definition.states.len()).any(|state| waits(definition, state))
+}
+
+/// The child of an attempt, by its parameters; where they have no name, the attempt gives it.
+fn child(execution: &Execution, attempt: &Attempt) -> Option<ExecutionArn> {
+    let parameters = attempt.input.to_value();
+    let machine = StateMachineArn::parse(parameters.get("StateMachineArn")?.as_str()?).ok()?;
+    let name = parameters.get("Name").and_then(|name| name.as_str());
+    let derived = || format!("{}-{}", execution.id(), attempt.scheduled_id);
+    Some(machine.execution(&name.map_or_else(derived, str::to_owned)))
+}
+
+impl Execution {
+    /// The executions that it waits for; of one that has ended, those that it waited for at its end.
+    pub fn sync_children(&self, token_key: &TokenKey) -> Vec<SyncChild> {
+        let open = self.live.attempting().filter(|(state, _)| waits(self.definition(), state.0 as usize));
+        let of = |attempt: &Attempt| {
+            let event_id = attempt.scheduled_id;
+            let parent = token_key.sign(self.id(), event_id);
+            child(self, attempt).map(|execution| SyncChild { event_id, execution, parent })
+        };
+        open.filter_map(|(_, attempt)| of(attempt)).collect()
+    }
+}
