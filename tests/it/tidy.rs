@@ -15,7 +15,7 @@ const LINES_MAX: usize = 1000;
 /// What each crate of the framework may depend on among the others. Dependencies point one way:
 /// protocol ◄ asl ◄ engine ◄ coordinator ◄ api ◄ server, protocol ◄ broker ◄ sdk; none of the pure crates (protocol,
 /// asl, engine, testing) knows a broker or a store, and no worker links a store or an HTTP server.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("stagepost-protocol", &[]),
     ("stagepost-asl", &["protocol"]),
     ("stagepost-engine", &["protocol", "asl"]),
@@ -23,12 +23,25 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("stagepost-store", &["protocol"]),
     ("stagepost-macros", &[]),
     ("stagepost", &["protocol", "broker", "macros"]),
+    // Workers of the house: they run on the SDK like any other.
+    ("stagepost-connectors", &["protocol", "broker", "sdk"]),
     ("stagepost-coordinator", &["protocol", "asl", "engine", "broker", "store"]),
     ("stagepost-api", &["protocol", "asl", "engine", "broker", "store", "coordinator"]),
     ("stagepost-testing", &["protocol", "asl", "engine"]),
     (
         "stagepost-server",
-        &["protocol", "asl", "engine", "broker", "store", "coordinator", "api", "sdk", "testing"],
+        &[
+            "protocol",
+            "asl",
+            "engine",
+            "broker",
+            "store",
+            "connectors",
+            "coordinator",
+            "api",
+            "sdk",
+            "testing",
+        ],
     ),
     // It tests the whole from outside: through the API, the command line and the SDK.
     ("stagepost-tests", &["protocol", "sdk", "server"]),
@@ -52,8 +65,19 @@ fn root() -> PathBuf {
 
 fn metadata() -> Value {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // What other platforms need is not there offline.
+    let host = Command::new("rustc").args(["--print", "host-tuple"]).output().unwrap();
+    let host = String::from_utf8(host.stdout).unwrap();
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            host.trim(),
+        ])
         .current_dir(root())
         .output()
         .unwrap();

@@ -153,7 +153,7 @@ async fn processes_that_start_together_migrate_once() {
         }
         let admin = schema.admin().await;
         let versions = admin.query("SELECT version FROM schema_versions", &[]).await.unwrap();
-        assert_eq!(versions.len(), 2);
+        assert_eq!(versions.len(), 3);
         admin.execute("INSERT INTO schema_versions (version) VALUES (99)", &[]).await.unwrap();
         let error = PostgresStore::connect(&schema.url, schema.options()).await.err().unwrap();
         assert!(matches!(error, Error::SchemaTooNew { found: 99, known: 3 }), "{error:?}");
