@@ -241,11 +241,11 @@ impl Deciding {
         }
     }
 
-    /// Drops what is in memory of a shard.
+    /// Drops what is in memory of a shard, but for what may not be published: a shard that was believed to be lost can
+    /// come back under the same epoch, which says nothing about that.
     fn forget(&mut self, shard: ShardId) {
         let shards = self.options.shards;
         self.cache.retain(|id| shards.of(id) != shard);
-        self.suspects.retain(|id| shards.of(*id) != shard);
         self.fired.retain(|id| shards.of(*id) != shard);
         self.ending.retain(|id| shards.of(*id) != shard);
         self.confirmed_ends.retain(|id| shards.of(*id) != shard);
