@@ -6,7 +6,7 @@ use serde_json::Value;
 
 fuzz_target!(|text: &str| match stagepost_asl::parse(text) {
     Ok((machine, _)) => {
-        for (name, index) in &machine.by_name {
+        for (name, index) in machine.by_name.iter() {
             assert_eq!(machine.state(*index).name, *name);
         }
         assert!(machine.by_name.values().any(|index| *index == machine.start_at));
