@@ -1,8 +1,8 @@
 //! The AWS-compatible HTTP API.
 //!
 //! ```text
-//! SDKs, CLI, boto3 ──POST /──► wire (protocol) ──► states (operations) ──► Reader: what is stored
-//!                                                                    └──► Commands: what changes executions
+//! SDKs, CLI, boto3 ──POST /──► wire (protocol) ──► states, own (operations) ──► Reader: what is stored
+//!                                                                         └──► Commands: what changes executions
 //! operators ──► /healthz, /readyz, /metrics
 //! ```
 //!
@@ -13,11 +13,14 @@ mod api;
 mod commands;
 mod health;
 pub mod metrics;
+mod operations;
+mod own;
 mod server;
 mod states;
 mod wire;
 
 pub use api::{Api, Options};
+pub use own::OPERATIONS as OWN_OPERATIONS;
 pub use server::{health_router, router, serve};
 pub use states::{OPERATIONS, Refused, start_execution};
 

@@ -265,7 +265,8 @@ impl ApiClient {
         let mut request = json!({"stateMachineArn": machine, "input": input});
         set(&mut request, "name", name);
         let operation = "StartSyncExecution";
-        let ended = self.call_within(EXPRESS_WITHIN, operation, &request).await?;
+        let ended =
+            self.call_within(EXPRESS_WITHIN, &format!("AWSStepFunctions.{operation}"), &request).await?;
         description(&ended).ok_or_else(|| self.not_the_api("StartSyncExecution's answer lacks a field"))
     }
 
@@ -440,23 +441,23 @@ impl ApiClient {
 
     /// Calls any operation of `AWSStepFunctions` and returns its answer.
     pub async fn call(&self, operation: &str, request: &Value) -> Result<Value, CallError> {
-        self.call_within(ANSWER_WITHIN, operation, request).await
+        self.call_within(ANSWER_WITHIN, &format!("AWSStepFunctions.{operation}"), request).await
     }
 
-    async fn call_within(
-        &self,
-        limit: Duration,
-        operation: &str,
-        request: &Value,
-    ) -> Result<Value, CallError> {
-        let answer = timeout(limit, self.exchange(operation, request)).await;
+    /// Calls an operation that is Stagepost's own and returns its answer.
+    pub async fn call_own(&self, operation: &str, request: &Value) -> Result<Value, CallError> {
+        self.call_within(ANSWER_WITHIN, &format!("Stagepost.{operation}"), request).await
+    }
+
+    async fn call_within(&self, limit: Duration, target: &str, request: &Value) -> Result<Value, CallError> {
+        let answer = timeout(limit, self.exchange(target, request)).await;
         answer.unwrap_or_else(|_| {
-            let reason = format!("{operation} was not answered within {} seconds", limit.as_secs());
+            let reason = format!("{target} was not answered within {} seconds", limit.as_secs());
             Err(CallError::Trouble { endpoint: self.endpoint.clone(), reason })
         })
     }
 
-    async fn exchange(&self, operation: &str, request: &Value) -> Result<Value, CallError> {
+    async fn exchange(&self, target: &str, request: &Value) -> Result<Value, CallError> {
         let Namespace { account, region } = &self.namespace;
         // Not a signature: it only says which account and region are meant, as the credential scope does.
         let authorization = format!(
@@ -470,7 +471,7 @@ impl ApiClient {
             .method(Method::POST)
             .uri(&self.uri)
             .header(CONTENT_TYPE, "application/x-amz-json-1.0")
-            .header("x-amz-target", format!("AWSStepFunctions.{operation}"))
+            .header("x-amz-target", target)
             .header(AUTHORIZATION, authorization)
             .body(Full::new(Bytes::from(request.to_string())))
             .map_err(|error| unreachable(&error))?;
@@ -480,10 +481,10 @@ impl ApiClient {
         let body = body.map_err(|error| unreachable(&*error))?.to_bytes();
         let answer = serde_json::from_slice::<Value>(&body);
         if head.status.is_success() {
-            return answer.map_err(|_| self.not_the_api(&format!("{operation}'s answer is not JSON")));
+            return answer.map_err(|_| self.not_the_api(&format!("{target}'s answer is not JSON")));
         }
         let Some((code, message)) = answer.ok().as_ref().and_then(error_body) else {
-            return Err(self.not_the_api(&format!("{operation} was answered with {}", head.status)));
+            return Err(self.not_the_api(&format!("{target} was answered with {}", head.status)));
         };
         let throttled = code.starts_with("Throttling") || head.status.as_u16() == 429;
         if head.status.is_server_error() || throttled {

@@ -430,9 +430,73 @@ pub trait Store: Reader {
     async fn release(&self, owner: &str, shards: Option<&[ShardId]>) -> Result<()>;
 }
 
+/// A document that operators or features beside the engine keep: a trigger, a schedule, an approval, a dead letter.
+/// The store looks at nothing in its body. Changes are by compare-and-swap on the version, so that of several
+/// processes that act on the same record one wins.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// What it is; each kind has listings of its own. For instance `trigger`.
+    pub kind: String,
+    /// Where it is filed.
+    pub namespace: Namespace,
+    /// Names it within its kind and namespace; listings are in its order (by bytes).
+    pub key: String,
+    /// What listings can be narrowed to, for instance `OPEN`. May be empty.
+    pub label: String,
+    /// When somebody must look at it; see [`Records::due_records`].
+    pub due_at: Option<Timestamp>,
+    /// Grows by one with every change, from 1. 0: a record that is not stored yet.
+    pub version: i64,
+    /// What it holds.
+    pub body: Payload,
+}
+
+/// Which records to list, by their keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListRecords {
+    /// Of which kind.
+    pub kind: String,
+    /// Only those that are filed there. `None`: everywhere.
+    pub namespace: Option<Namespace>,
+    /// Only those with this label.
+    pub label: Option<String>,
+    /// Largest keys first.
+    pub descending: bool,
+    /// At most so many.
+    pub limit: usize,
+    /// The `next` of the page before.
+    pub after: Option<String>,
+}
+
+/// Documents with compare-and-swap: all that is durable but is no execution and no definition.
+#[async_trait]
+pub trait Records: Send + Sync + 'static {
+    /// Stores a record. Version 0: a new one, `false` when its key is taken. Otherwise replaces what is stored under
+    /// its key, `false` when that is gone or has another version. What is stored has the next version.
+    async fn put_record(&self, record: &Record) -> Result<bool>;
+
+    /// A record.
+    async fn record(&self, kind: &str, namespace: &Namespace, key: &str) -> Result<Option<Record>>;
+
+    /// A page of records, by account, region and key.
+    async fn records(&self, query: &ListRecords) -> Result<Page<Record>>;
+
+    /// The records of a kind, everywhere, that fall due up to and including `until`, earliest first, at most `limit`.
+    async fn due_records(&self, kind: &str, until: Timestamp, limit: usize) -> Result<Vec<Record>>;
+
+    /// Deletes a record, only in this version if one is given. `false`: there was none.
+    async fn delete_record(
+        &self,
+        kind: &str,
+        namespace: &Namespace,
+        key: &str,
+        version: Option<i64>,
+    ) -> Result<bool>;
+}
+
 /// Reads, and the registry of definitions: what the API needs.
 #[async_trait]
-pub trait Reader: Send + Sync + 'static {
+pub trait Reader: Records {
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;
 

@@ -2,7 +2,7 @@
 
 use stagepost_protocol::{ExecutionId, MapRun, Timestamp};
 
-use crate::{Error, ExecutionSummary, Page, Result};
+use crate::{Error, ExecutionSummary, Page, Record, Result};
 
 /// Rows that a page holds at most, whatever was asked for.
 const PAGE_ROWS_MAX: usize = 1000;
@@ -53,4 +53,22 @@ pub(crate) fn execution_place(key: Option<&str>) -> Result<(Timestamp, Vec<u8>)>
         what: "list executions",
         reason: "the page's key was not made by this store".to_owned(),
     })
+}
+
+/// The place of a record in the listing.
+pub(crate) fn record_key(record: &Record) -> String {
+    format!("{}/{}/{}", record.namespace.account, record.namespace.region, record.key)
+}
+
+/// The account, region and key that a place names; none at the beginning.
+pub(crate) fn record_place(key: Option<&str>) -> Result<Option<(String, String, String)>> {
+    let Some(place) = key else { return Ok(None) };
+    let mut parts = place.splitn(3, '/').map(str::to_owned);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(account), Some(region), Some(key)) => Ok(Some((account, region, key))),
+        _ => Err(Error::Database {
+            what: "list records",
+            reason: "the page's key was not made by this store".to_owned(),
+        }),
+    }
 }

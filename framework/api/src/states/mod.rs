@@ -6,10 +6,8 @@ use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 use stagepost_protocol::{Namespace, Parent, Timestamp};
 
-use crate::{
-    api::Api,
-    wire::{ApiError, Members},
-};
+pub(crate) use crate::operations::{Answer, Context};
+use crate::{api::Api, operations::operations, wire::Members};
 
 mod activities;
 mod definitions;
@@ -24,56 +22,8 @@ mod tags;
 mod tasks;
 mod test_state;
 
-/// What an operation works with.
-pub(crate) struct Context<'a> {
-    pub(crate) api: &'a Api,
-    /// Where the caller is: listings and new things are in it. Things that are named by an ARN are where it says.
-    pub(crate) namespace: Namespace,
-    /// The headers of the request.
-    pub(crate) headers: &'a HeaderMap,
-}
-
-type Answer = Result<Value, ApiError>;
-
-/// What an operation answers.
-pub(crate) struct Answered {
-    /// The members.
-    pub(crate) body: Value,
-    /// Headers that only our own clients look at, with values that are visible ASCII.
-    pub(crate) headers: Vec<(&'static str, String)>,
-}
-
-impl From<Value> for Answered {
-    fn from(body: Value) -> Answered {
-        Answered { body, headers: Vec::new() }
-    }
-}
-
-macro_rules! operations {
-    ($($name:literal => $function:path,)*) => {
-        /// The operations of Step Functions that there are.
-        pub const OPERATIONS: &[&str] = &[$($name,)*];
-
-        /// The operation of that name, if it is one.
-        pub(crate) fn operation(name: &str) -> Option<&'static str> {
-            match name {
-                $($name => Some($name),)*
-                _ => None,
-            }
-        }
-
-        /// Runs an operation that [`operation`] returned.
-        pub(crate) async fn run(cx: &Context<'_>, operation: &str, members: &Map<String, Value>) -> Result<Answered, ApiError> {
-            let members = Members::new(members);
-            match operation {
-                $($name => Ok(Answered::from($function(cx, members).await?)),)*
-                other => Err(ApiError::internal(format!("'{other}' is in no table of operations"))),
-            }
-        }
-    };
-}
-
 operations! {
+    /// The operations of Step Functions that there are.
     "CreateActivity" => activities::create,
     "CreateStateMachine" => state_machines::create,
     "DeleteActivity" => activities::delete,

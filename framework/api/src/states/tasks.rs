@@ -5,10 +5,13 @@ use std::time::Duration;
 use serde_json::json;
 use stagepost_protocol::{Report, ReportOutcome, TaskToken, http, message::HEADER_WAIT, shard::Reply};
 
-use super::{Answer, Answered, Context, activities, executions::unexpected, names, nothing};
-use crate::wire::{
-    ApiError, Code, Members, Text, json as json_text,
-    members::{ARN, CAUSE, DATA, ERROR, NAME},
+use super::{Answer, Context, activities, executions::unexpected, names, nothing};
+use crate::{
+    operations::Answered,
+    wire::{
+        ApiError, Code, Members, Text, json as json_text,
+        members::{ARN, CAUSE, DATA, ERROR, NAME},
+    },
 };
 
 const TOKEN: Text = Text::sensitive(1, 2048);

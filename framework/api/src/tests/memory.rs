@@ -19,7 +19,7 @@ use stagepost_protocol::{
 };
 use stagepost_store::{
     ActivityRow, DefinitionRow, ExecutionStatus, ExecutionSummary, ExecutionsOf, HistoryRow, ListExecutions,
-    Page, Reader, Result, StateMachineRow,
+    ListRecords, Page, Reader, Record, Records, Result, StateMachineRow,
 };
 
 use crate::commands::Commands;
@@ -39,6 +39,8 @@ pub(super) struct Tables {
     pub(super) task: Option<TaskMessage>,
     pub(super) calls: Vec<(OneCall, Duration)>,
     pub(super) call_outcome: Option<ReportOutcome>,
+    /// By kind, namespace and key.
+    pub(super) records: BTreeMap<(String, String, String), Record>,
     pub(super) down: bool,
 }
 
@@ -57,6 +59,68 @@ fn page<T: Clone>(all: &[(String, T)], limit: usize, after: Option<&str>) -> Pag
     let more = start + items.len() < all.len();
     let next = items.last().filter(|_| more).map(|(key, _)| key.clone());
     Page { items: items.into_iter().map(|(_, row)| row).collect(), next }
+}
+
+fn record_key(kind: &str, namespace: &Namespace, key: &str) -> (String, String, String) {
+    (kind.to_owned(), namespace.to_string(), key.to_owned())
+}
+
+#[async_trait]
+impl Records for Memory {
+    async fn put_record(&self, record: &Record) -> Result<bool> {
+        let mut tables = self.tables();
+        let key = record_key(&record.kind, &record.namespace, &record.key);
+        let stored = tables.records.get(&key).map_or(0, |stored| stored.version);
+        if stored != record.version {
+            return Ok(false);
+        }
+        tables.records.insert(key, Record { version: stored + 1, ..record.clone() });
+        Ok(true)
+    }
+
+    async fn record(&self, kind: &str, namespace: &Namespace, key: &str) -> Result<Option<Record>> {
+        Ok(self.tables().records.get(&record_key(kind, namespace, key)).cloned())
+    }
+
+    async fn records(&self, query: &ListRecords) -> Result<Page<Record>> {
+        let tables = self.tables();
+        let wanted = |r: &&Record| {
+            r.kind == query.kind
+                && query.namespace.as_ref().is_none_or(|n| *n == r.namespace)
+                && query.label.as_ref().is_none_or(|l| *l == r.label)
+        };
+        let mut all: Vec<_> = tables.records.values().filter(wanted).cloned().collect();
+        if query.descending {
+            all.reverse();
+        }
+        let keyed: Vec<_> = all.into_iter().enumerate().map(|(i, r)| (format!("{i:04}"), r)).collect();
+        Ok(page(&keyed, query.limit, query.after.as_deref()))
+    }
+
+    async fn due_records(&self, kind: &str, until: Timestamp, limit: usize) -> Result<Vec<Record>> {
+        let tables = self.tables();
+        let due = |r: &&Record| r.kind == kind && r.due_at.is_some_and(|at| at <= until);
+        let mut found: Vec<_> = tables.records.values().filter(due).cloned().collect();
+        found.sort_by_key(|r| r.due_at);
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn delete_record(
+        &self,
+        kind: &str,
+        namespace: &Namespace,
+        key: &str,
+        version: Option<i64>,
+    ) -> Result<bool> {
+        let mut tables = self.tables();
+        let key = record_key(kind, namespace, key);
+        let found = tables.records.get(&key).is_some_and(|r| version.is_none_or(|v| v == r.version));
+        if found {
+            tables.records.remove(&key);
+        }
+        Ok(found)
+    }
 }
 
 #[async_trait]

@@ -15,7 +15,8 @@ use stagepost_protocol::limits;
 use super::{ApiError, Code, authorization};
 use crate::{
     api::Api,
-    states::{self, Answered, Context},
+    operations::{Answered, Context},
+    own, states,
 };
 
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
@@ -24,6 +25,30 @@ const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 const JSON_1_0: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
 /// What stands before the operation in the target.
 const STEP_FUNCTIONS: &str = "AWSStepFunctions";
+const OWN: &str = "Stagepost";
+
+/// An operation of one of the services.
+#[derive(Clone, Copy)]
+enum Operation {
+    States(&'static str),
+    Own(&'static str),
+}
+
+impl Operation {
+    fn of(target: &str) -> Option<Operation> {
+        match target.split_once('.')? {
+            (STEP_FUNCTIONS, name) => states::operation(name).map(Operation::States),
+            (OWN, name) => own::operation(name).map(Operation::Own),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Operation::States(name) | Operation::Own(name) => name,
+        }
+    }
+}
 
 /// Answers `POST /`.
 pub(crate) async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
@@ -31,21 +56,16 @@ pub(crate) async fn handle(State(api): State<Arc<Api>>, request: Request) -> Res
     let request_id = uuid::Uuid::new_v4().to_string();
     let (parts, body) = request.into_parts();
     let target = parts.headers.get(TARGET).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let operation = operation(target);
+    let operation = Operation::of(target);
     let result = match operation {
         Some(operation) => run(&api, operation, &parts.headers, body).await,
         None => Err(unknown(target)),
     };
     let code = result.as_ref().map_or_else(|e| e.code.as_str(), |_| "OK");
-    let name = operation.unwrap_or("unknown");
+    let name = operation.map_or("unknown", Operation::name);
     api.requests.count(name, code, started.elapsed());
     tracing::debug!(operation = name, code, request_id, "request");
     respond(result, &request_id)
-}
-
-fn operation(target: &str) -> Option<&'static str> {
-    let (service, name) = target.split_once('.')?;
-    (service == STEP_FUNCTIONS).then(|| states::operation(name)).flatten()
 }
 
 fn unknown(target: &str) -> ApiError {
@@ -60,12 +80,7 @@ fn unknown(target: &str) -> ApiError {
     ApiError::new(Code::UnknownOperationException, message)
 }
 
-async fn run(
-    api: &Api,
-    operation: &'static str,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Answered, ApiError> {
+async fn run(api: &Api, operation: Operation, headers: &HeaderMap, body: Body) -> Result<Answered, ApiError> {
     // What fails here but the size is a client that went away and reads no answer.
     let body = to_bytes(body, limits::REQUEST_BYTES_MAX).await.map_err(|_| {
         let max = limits::REQUEST_BYTES_MAX;
@@ -74,7 +89,11 @@ async fn run(
     })?;
     let members = members(&body)?;
     let namespace = authorization::namespace(headers, &api.options.namespace);
-    states::run(&Context { api, namespace, headers }, operation, &members).await
+    let cx = Context { api, namespace, headers };
+    match operation {
+        Operation::States(name) => states::run(&cx, name, &members).await,
+        Operation::Own(name) => own::run(&cx, name, &members).await,
+    }
 }
 
 fn members(body: &Bytes) -> Result<Map<String, Value>, ApiError> {

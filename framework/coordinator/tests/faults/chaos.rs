@@ -18,8 +18,9 @@ use stagepost_protocol::{
     ExecutionId, MapRun, MapRunArn, Message, Namespace, ShardId, StateMachineArn, Timestamp,
 };
 use stagepost_store::{
-    ActivityRow, Batch, DefinitionRow, Error, ExecutionSummary, HistoryRow, Lease, ListExecutions, Page,
-    Reader, Result, StateMachineRow, Store, StoredExecution, sqlite::SqliteStore,
+    ActivityRow, Batch, DefinitionRow, Error, ExecutionSummary, HistoryRow, Lease, ListExecutions,
+    ListRecords, Page, Reader, Record, Records, Result, StateMachineRow, Store, StoredExecution,
+    sqlite::SqliteStore,
 };
 use tokio::sync::watch;
 
@@ -122,6 +123,38 @@ impl Store for FaultyStore {
     async fn release(&self, owner: &str, shards: Option<&[ShardId]>) -> Result<()> {
         self.fails(50)?;
         self.inner.release(owner, shards).await
+    }
+}
+
+#[async_trait]
+impl Records for FaultyStore {
+    async fn put_record(&self, record: &Record) -> Result<bool> {
+        self.fails(50)?;
+        let stored = self.inner.put_record(record).await?;
+        self.fails(50)?;
+        Ok(stored)
+    }
+    async fn record(&self, kind: &str, namespace: &Namespace, key: &str) -> Result<Option<Record>> {
+        self.fails(50)?;
+        self.inner.record(kind, namespace, key).await
+    }
+    async fn records(&self, query: &ListRecords) -> Result<Page<Record>> {
+        self.fails(50)?;
+        self.inner.records(query).await
+    }
+    async fn due_records(&self, kind: &str, until: Timestamp, limit: usize) -> Result<Vec<Record>> {
+        self.fails(50)?;
+        self.inner.due_records(kind, until, limit).await
+    }
+    async fn delete_record(
+        &self,
+        kind: &str,
+        namespace: &Namespace,
+        key: &str,
+        version: Option<i64>,
+    ) -> Result<bool> {
+        self.fails(50)?;
+        self.inner.delete_record(kind, namespace, key, version).await
     }
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod commits;
 pub(crate) mod leases;
 pub(crate) mod reads;
+pub(crate) mod records;
 pub(crate) mod registry;
 
 use std::sync::Arc;
@@ -56,6 +57,11 @@ macro_rules! suite {
             one_setting_wins,
             state_machines_are_created_updated_listed_and_deleted,
             activities_are_created_listed_and_deleted,
+        );
+        $crate::contract::suite!($run, records:
+            a_record_is_changed_by_who_knows_its_version,
+            one_of_many_changes_of_a_record_wins,
+            records_are_listed_by_key_and_found_when_due,
         );
     };
     ($run:path, $part:ident: $($name:ident),+ $(,)?) => {

@@ -12,6 +12,7 @@ mod leases;
 mod load;
 mod map_runs;
 mod migrations;
+mod records;
 mod registry;
 mod store;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use tokio_postgres::{Client, NoTls};
 
-use super::{Options, PostgresStore, commit, load};
+use super::{Options, PostgresStore, commit, load, migrations::MIGRATIONS};
 use crate::{
     Batch, Error, Reader, Store,
     contract::{Database, Test, all_shards, load_one, new_execution, suite},
@@ -153,10 +153,11 @@ async fn processes_that_start_together_migrate_once() {
         }
         let admin = schema.admin().await;
         let versions = admin.query("SELECT version FROM schema_versions", &[]).await.unwrap();
-        assert_eq!(versions.len(), 3);
+        assert_eq!(versions.len(), MIGRATIONS.len());
         admin.execute("INSERT INTO schema_versions (version) VALUES (99)", &[]).await.unwrap();
         let error = PostgresStore::connect(&schema.url, schema.options()).await.err().unwrap();
-        assert!(matches!(error, Error::SchemaTooNew { found: 99, known: 3 }), "{error:?}");
+        let newest = MIGRATIONS.len() as i64;
+        assert!(matches!(error, Error::SchemaTooNew { found: 99, known } if known == newest), "{error:?}");
     })
     .await;
 }

@@ -15,10 +15,12 @@ use rusqlite::Connection;
 use stagepost_protocol::{ExecutionId, MapRun, MapRunArn, Namespace, ShardId, StateMachineArn, Timestamp};
 use tokio::sync::Semaphore;
 
-use super::{Options, commit, connect, errors, executions, leases, load, map_runs, registry, writer::Writer};
+use super::{
+    Options, commit, connect, errors, executions, leases, load, map_runs, records, registry, writer::Writer,
+};
 use crate::{
-    ActivityRow, Batch, DefinitionRow, Error, ExecutionSummary, HistoryRow, Lease, ListExecutions, Page,
-    Reader, Result, StateMachineRow, Store, StoredExecution,
+    ActivityRow, Batch, DefinitionRow, Error, ExecutionSummary, HistoryRow, Lease, ListExecutions,
+    ListRecords, Page, Reader, Record, Records, Result, StateMachineRow, Store, StoredExecution,
 };
 
 /// A store on SQLite. It alone has the database open, until it is dropped.
@@ -136,6 +138,35 @@ impl Store for SqliteStore {
 
     async fn release(&self, owner: &str, shards: Option<&[ShardId]>) -> Result<()> {
         leases::release(self, owner, shards).await
+    }
+}
+
+#[async_trait]
+impl Records for SqliteStore {
+    async fn put_record(&self, record: &Record) -> Result<bool> {
+        records::put_record(self, record).await
+    }
+
+    async fn record(&self, kind: &str, namespace: &Namespace, key: &str) -> Result<Option<Record>> {
+        records::record(self, kind, namespace, key).await
+    }
+
+    async fn records(&self, query: &ListRecords) -> Result<Page<Record>> {
+        records::records(self, query).await
+    }
+
+    async fn due_records(&self, kind: &str, until: Timestamp, limit: usize) -> Result<Vec<Record>> {
+        records::due_records(self, kind, until, limit).await
+    }
+
+    async fn delete_record(
+        &self,
+        kind: &str,
+        namespace: &Namespace,
+        key: &str,
+        version: Option<i64>,
+    ) -> Result<bool> {
+        records::delete_record(self, kind, namespace, key, version).await
     }
 }
 

@@ -1,0 +1,8 @@
+//! The operations that are Stagepost's own, one file per family: `X-Amz-Target: Stagepost.NAME`, else as those of the
+//! services.
+
+use crate::operations::operations;
+
+operations! {
+    /// The operations of Stagepost that there are.
+}
