@@ -53,8 +53,9 @@ pub(crate) async fn run(
     let acker = consumer.acker();
     loop {
         let deliveries = tokio::select! {
-            deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
+            biased;
             _ = shutdown.changed() => return,
+            deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
         };
         let Some(deliveries) = deliveries else { return };
         let messages = forward(&shared, &options, &token_key, &queue, &deliveries);
@@ -79,6 +80,7 @@ pub(crate) async fn consume(
             shared.broker.consume(queue, ConsumeOptions { prefetch }).await
         };
         tokio::select! {
+            biased;
             consumed = consumed => match consumed {
                 Ok(consumer) => return Some(consumer),
                 Err(error) => tracing::error!(%error, queue, "a queue cannot be consumed; trying again"),
@@ -86,6 +88,7 @@ pub(crate) async fn consume(
             _ = shutdown.changed() => return None,
         }
         tokio::select! {
+            biased;
             () = backoff.wait() => {}
             _ = shutdown.changed() => return None,
         }

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use stagepost_broker::{Broker, ConsumeOptions, Consumer, Delivery, QueueSpec};
@@ -14,7 +14,11 @@ use stagepost_protocol::{
     shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
     topology::Topology,
 };
-use tokio::{sync::oneshot, task::AbortHandle, time::timeout};
+use tokio::{
+    sync::oneshot,
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
 
 /// How long a request waits for its answer.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

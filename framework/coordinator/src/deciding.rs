@@ -2,16 +2,19 @@
 //! It never waits for more to arrive: batches grow by themselves while the pipeline is busy.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use stagepost_broker::{Acker, Delivery, DeliveryTag};
 use stagepost_engine::{Execution, Origin, SyncChild, children::waits_for_executions, history};
 use stagepost_protocol::{ActivityArn, ExecutionId, ShardId, ShardMessage, TokenKey, shard::Start};
 use stagepost_store::{ExecutionStatus, ExecutionSummary, Lease, StoredExecution};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     cache::{Cache, Entry},
@@ -27,7 +30,6 @@ mod map_runs;
 mod round;
 
 use round::Round;
-pub(crate) use round::random;
 
 /// At most so many wake-ups are loaded from the store at a time.
 const WAKES_LOADED_MAX: usize = 20_000;
@@ -63,7 +65,7 @@ pub(crate) struct Deciding {
     options: Options,
     token_key: TokenKey,
     generation: u64,
-    leases: HashMap<ShardId, i64>,
+    leases: BTreeMap<ShardId, i64>,
     cache: Cache,
     wakes: Wakes,
     definitions: Definitions,
@@ -99,7 +101,7 @@ impl Deciding {
             shared,
             options,
             token_key,
-            leases: HashMap::new(),
+            leases: BTreeMap::new(),
             cache: Cache::default(),
             wakes: Wakes::new(),
             definitions: Definitions::default(),
@@ -119,6 +121,7 @@ impl Deciding {
         let shared = self.shared.clone();
         loop {
             let first = tokio::select! {
+                biased;
                 first = feed.recv() => match first {
                     Some(first) => Some(first),
                     None => return,
@@ -551,7 +554,7 @@ impl Deciding {
 
     /// Looks up the activities that the batch's definitions name and that must be registered.
     async fn learn_activities(&mut self, taken: &[Taken], wakes: &[ExecutionId]) {
-        let mut wanted: HashSet<String> = HashSet::new();
+        let mut wanted: BTreeSet<String> = BTreeSet::new();
         let mut ids = wakes.to_vec();
         for item in taken {
             match &item.message {

@@ -21,7 +21,7 @@ mod running;
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use stagepost_asl::StateMachine;
@@ -36,13 +36,14 @@ use stagepost_store::StateMachineRow;
 use tokio::{
     sync::{RwLock, Semaphore, mpsc},
     task::AbortHandle,
+    time::Instant,
 };
 
 use crate::{
     deciding::{ACTIVITY_FACT_TTL, FACTS_MAX},
     definitions::{self, Definitions},
     metrics::{Metrics, add},
-    options::{Clock, Options},
+    options::{Clock, Options, Random},
     pipeline::Shared,
     run::Parts,
 };
@@ -116,6 +117,7 @@ pub struct Runner {
     topology: Topology,
     shards: Shards,
     clock: Clock,
+    random: Random,
     token_key: TokenKey,
     /// The queue for what is said about attempts.
     inbox: String,
@@ -151,8 +153,7 @@ impl Runner {
         token_key: &TokenKey,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Runner>, stagepost_broker::Error> {
-        let (bits, _) = uuid::Uuid::new_v4().as_u64_pair();
-        let id = RunnerId::from_bytes(bits.to_be_bytes());
+        let id = RunnerId::from_bytes(options.random.next().to_be_bytes());
         let inbox = options.topology.runner(id);
         let reports = parts.broker.private_queue(&inbox).await?;
         let places_max = usize::from(options.express_running_max);
@@ -161,6 +162,7 @@ impl Runner {
             topology: options.topology.clone(),
             shards: options.shards,
             clock: options.clock.clone(),
+            random: options.random.clone(),
             token_key: token_key.of_runner(id),
             inbox,
             definitions: RwLock::default(),

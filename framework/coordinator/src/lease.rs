@@ -1,7 +1,7 @@
 //! Gains and loses shards. One task asks the store every third of a lease; one task per owned shard moves its
 //! queue's deliveries into the feed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use stagepost_broker::{ConsumeOptions, QueueSpec};
 use stagepost_protocol::ShardId;
@@ -41,7 +41,7 @@ pub(crate) async fn run(
     feed: mpsc::Sender<Feed>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let mut owned: HashMap<ShardId, Owned> = HashMap::new();
+    let mut owned: BTreeMap<ShardId, Owned> = BTreeMap::new();
     let every = options.lease_ttl / 3;
     while !*shutdown.borrow() {
         drop_failed(&shared, &mut owned).await;
@@ -57,6 +57,7 @@ pub(crate) async fn run(
             Err(error) => tracing::warn!(%error, "leases could not be renewed; trying again"),
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(every) => {}
             () = shared.lease_lost.notified() => {}
             _ = shutdown.changed() => {}
@@ -71,7 +72,7 @@ pub(crate) async fn run(
 
 /// Gives up the shards whose leases a commit found lost, and those whose tasks have ended by themselves; what of
 /// them is still ours begins anew.
-async fn drop_failed(shared: &Shared, owned: &mut HashMap<ShardId, Owned>) {
+async fn drop_failed(shared: &Shared, owned: &mut BTreeMap<ShardId, Owned>) {
     let mut gone: Vec<ShardId> = Vec::new();
     for lost in shared.take_lost(Side::Leases) {
         gone.extend(owned.get(&lost.shard).filter(|o| o.epoch == lost.epoch).map(|_| lost.shard));
@@ -88,7 +89,7 @@ async fn drop_failed(shared: &Shared, owned: &mut HashMap<ShardId, Owned>) {
     }
 }
 
-async fn lose_others(owned: &mut HashMap<ShardId, Owned>, leases: &[Lease]) {
+async fn lose_others(owned: &mut BTreeMap<ShardId, Owned>, leases: &[Lease]) {
     let current = |shard: &ShardId, epoch: i64| leases.iter().any(|l| l.shard == *shard && l.epoch == epoch);
     let lost: Vec<ShardId> = owned.iter().filter(|(s, o)| !current(s, o.epoch)).map(|(s, _)| *s).collect();
     for shard in lost {
@@ -102,12 +103,11 @@ async fn lose_others(owned: &mut HashMap<ShardId, Owned>, leases: &[Lease]) {
 async fn release_surplus(
     shared: &Shared,
     options: &Options,
-    owned: &mut HashMap<ShardId, Owned>,
+    owned: &mut BTreeMap<ShardId, Owned>,
     fair: usize,
 ) {
     while owned.len() > fair {
-        let Some(shard) = owned.keys().max().copied() else { return };
-        let Some(surplus) = owned.remove(&shard) else { return };
+        let Some((shard, surplus)) = owned.pop_last() else { return };
         stop(surplus, Stop::Graceful).await;
         match shared.store.release(&options.owner, Some(&[shard])).await {
             Ok(()) => tracing::info!(?shard, "shard released to another coordinator"),
@@ -158,8 +158,9 @@ impl Shard {
         let shard = self.lease.shard;
         let queue = self.options.topology.shard(shard);
         let prepared = tokio::select! {
-            consumer = self.prepare(&queue) => consumer,
+            biased;
             _ = &mut stopped => return,
+            consumer = self.prepare(&queue) => consumer,
         };
         let mut consumer = prepared;
         let acker = consumer.acker();
@@ -169,10 +170,13 @@ impl Shard {
         tracing::info!(?shard, epoch = self.lease.epoch, "shard gained");
         let how = loop {
             tokio::select! {
+                biased;
+                how = &mut stopped => break how.unwrap_or(Stop::Graceful),
                 deliveries = consumer.next(self.options.batch_max) => match deliveries {
                     Some(deliveries) => {
                         let fed = Feed::Deliveries { lease: self.lease.clone(), deliveries, acker: acker.clone() };
                         tokio::select! {
+                            biased;
                             sent = self.feed.send(fed) => if sent.is_err() { return },
                             // The loop is stuck, and these deliveries are dropped unsettled: none after them may
                             // be acknowledged, so nothing more is taken.
@@ -182,7 +186,6 @@ impl Shard {
                     // The broker was closed, or the queue is gone.
                     None => return,
                 },
-                how = &mut stopped => break how.unwrap_or(Stop::Graceful),
             }
         };
         // Whatever is not settled when the consumer is dropped goes to the next owner, as after a crash: so a

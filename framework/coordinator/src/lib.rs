@@ -34,6 +34,6 @@ mod wake;
 pub use client::{Client, ClientError};
 pub use deciding::family::start_answer;
 pub use metrics::Metrics;
-pub use options::{Clock, Observer, Options, Trigger};
+pub use options::{Clock, Observer, Options, Random, Trigger};
 pub use recover::{RecoverError, Recovered, recover};
 pub use run::{Coordinator, Parts, installation_token_key};

@@ -28,6 +28,30 @@ impl Clock {
     }
 }
 
+/// Where random numbers come from: for the jitter of retries and for ids.
+#[derive(Clone)]
+pub struct Random(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl Random {
+    /// The system's random numbers.
+    pub fn system() -> Random {
+        Random::new(|| {
+            let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+            high ^ low
+        })
+    }
+
+    /// Any other source; for tests and simulation.
+    pub fn new(next: impl Fn() -> u64 + Send + Sync + 'static) -> Random {
+        Random(Arc::new(next))
+    }
+
+    /// 64 random bits.
+    pub fn next(&self) -> u64 {
+        (self.0)()
+    }
+}
+
 /// A binding from a queue of an existing producer to 'start an execution of this state machine'.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trigger {
@@ -59,6 +83,9 @@ pub struct Options {
     pub cache_bytes_max: usize,
     /// How far ahead wake-ups are loaded from the store. Default: 60 s.
     pub wake_horizon: Duration,
+    /// A snapshot of an execution is written after so many events at least; after more where it is large, so that
+    /// snapshots cost less than the events between them. Default: 1,000.
+    pub snapshot_events: u64,
     /// A start commits with a wake-up so far ahead, in case its publications are lost. Default: 5 s.
     pub start_guard: Duration,
     /// Publish everything that is pending in a shard when it is gained, because the broker keeps nothing: for the
@@ -76,6 +103,8 @@ pub struct Options {
     pub on_end: Option<Observer>,
     /// Where the time comes from.
     pub clock: Clock,
+    /// Where random numbers come from.
+    pub random: Random,
 }
 
 impl Default for Options {
@@ -89,6 +118,7 @@ impl Default for Options {
             prefetch: 2048,
             cache_bytes_max: 64 * 1024 * 1024,
             wake_horizon: Duration::from_secs(60),
+            snapshot_events: 1_000,
             start_guard: Duration::from_secs(5),
             recover_shards: false,
             express_running_max: 1_000,
@@ -96,6 +126,7 @@ impl Default for Options {
             triggers: Vec::new(),
             on_end: None,
             clock: Clock::system(),
+            random: Random::system(),
         }
     }
 }

@@ -275,6 +275,7 @@ pub(crate) async fn publish(shared: Arc<Shared>, mut committed: mpsc::Receiver<D
     let mut open = true;
     while open || !publishing.is_empty() {
         tokio::select! {
+            biased;
             Some(done) = publishing.next(), if !publishing.is_empty() => settle(&shared, done).await,
             next = committed.recv(), if open && publishing.len() < PUBLISHING_MAX => match next {
                 Some(decided) => publishing.push_back(Box::pin(publish_one(shared.clone(), decided))),

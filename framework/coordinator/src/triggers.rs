@@ -30,8 +30,9 @@ pub(crate) async fn run(
     let acker = consumer.acker();
     loop {
         let deliveries = tokio::select! {
-            deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
+            biased;
             _ = shutdown.changed() => return,
+            deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
         };
         let Some(deliveries) = deliveries else { return };
         let machine = state_machine(&shared, &trigger).await;

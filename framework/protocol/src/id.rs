@@ -219,7 +219,7 @@ impl fmt::Display for ActivityArn {
 arn_text!(ActivityArn);
 
 /// `arn:aws:states:REGION:ACCOUNT:mapRun:STATE_MACHINE/LABEL:ID`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MapRunArn {
     /// Where it is filed.
     pub namespace: Namespace,

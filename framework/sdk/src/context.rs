@@ -3,11 +3,12 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use stagepost_protocol::{ReportOutcome, ServiceCall, TaskToken, Timestamp};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use crate::failure::Cancelled;
 use crate::testing::ContextBuilder;
@@ -67,7 +68,7 @@ impl Context {
     /// The time that is left until the deadline: zero when it has passed, `None` when there is none.
     pub fn remaining(&self) -> Option<Duration> {
         let deadline = self.deadline()?;
-        Some(deadline.duration_since(SystemTime::now()).unwrap_or_default())
+        Some(deadline.duration_since(self.attempt.clock.time()).unwrap_or_default())
     }
 
     /// A text that names this step (one visit of one state of one execution), the same for all its attempts and for
@@ -212,6 +213,7 @@ pub(crate) struct Attempt {
     pub(crate) heartbeat_every: Option<Duration>,
     /// Where its reports go: a shard queue; empty for a worker that polls.
     pub(crate) reply_to: String,
+    pub(crate) clock: Clock,
     pub(crate) started_at: Timestamp,
     pub(crate) started: Instant,
     pub(crate) sink: Sink,
@@ -288,8 +290,35 @@ impl Attempt {
     }
 }
 
-/// The clock's time as histories have it.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+/// Where a worker's time comes from.
+#[derive(Clone)]
+pub(crate) struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
+
+impl Clock {
+    pub(crate) fn new(time: impl Fn() -> SystemTime + Send + Sync + 'static) -> Clock {
+        Clock(Arc::new(time))
+    }
+
+    pub(crate) fn time(&self) -> SystemTime {
+        (self.0)()
+    }
+
+    /// The time as histories have it.
+    pub(crate) fn now(&self) -> Timestamp {
+        let since = self.time().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+impl Default for Clock {
+    /// The system's.
+    fn default() -> Clock {
+        Clock::new(SystemTime::now)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
 }

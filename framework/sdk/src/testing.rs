@@ -1,13 +1,14 @@
 //! For the tests of activities: contexts without a worker.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use stagepost_protocol::TaskToken;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::context::{Attempt, Context, Progress, Sink, now};
+use crate::context::{Attempt, Clock, Context, Progress, Sink};
 use crate::failure::Cancelled;
 
 /// Builds a [`Context`] for the test of an activity; begin with [`Context::for_test`].
@@ -86,6 +87,7 @@ impl ContextBuilder {
 
     /// The context, and the worker's side of it.
     pub fn build_with_probe(self) -> (Context, Probe) {
+        let clock = Clock::default();
         let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         let attempt = Arc::new(Attempt {
             activity: "test",
@@ -95,11 +97,12 @@ impl ContextBuilder {
             execution: self.execution,
             state: self.state,
             idempotency_key: self.idempotency_key,
-            deadline: self.deadline_in.map(|duration| now().plus_millis(millis(duration))),
+            deadline: self.deadline_in.map(|duration| clock.now().plus_millis(millis(duration))),
             call: None,
             heartbeat_every: None,
             reply_to: String::new(),
-            started_at: now(),
+            started_at: clock.now(),
+            clock,
             started: Instant::now(),
             sink: Sink::Test(Mutex::default()),
             cancel: Notify::new(),

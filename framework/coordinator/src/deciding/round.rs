@@ -1,6 +1,6 @@
 //! One batch, decided in memory: from messages and wake-ups to rows, messages and replies. No IO.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use stagepost_broker::QueueSpec;
 use stagepost_engine::{
@@ -18,9 +18,7 @@ use stagepost_store::{
 use super::{Deciding, FACTS_MAX, Known, Taken, family, snapshot_payload};
 use crate::{cache::Entry, dispatch, metrics::add, pipeline::Decided};
 
-/// A snapshot is written after so many events, or after as many as its size is worth, whichever is more: so
-/// that snapshots cost less than the events between them.
-const SNAPSHOT_EVENTS: u64 = 1_000;
+/// A snapshot is not written before as many events as its size is worth.
 const SNAPSHOT_BYTES_PER_EVENT: usize = 100;
 
 /// What happened to one execution in this batch.
@@ -44,19 +42,13 @@ pub(super) struct Round<'a> {
     /// The executions that this batch concerns, in the order of their first mention.
     order: Vec<ExecutionId>,
     concerned: HashSet<ExecutionId>,
-    pub(super) wakes: HashMap<ExecutionId, Option<Timestamp>>,
+    pub(super) wakes: BTreeMap<ExecutionId, Option<Timestamp>>,
     /// What is decided now came with a message that the broker may lose, or with none: [`Touched::volatile`].
     volatile: bool,
     /// Executions that were to be redriven and may not.
     refused: Vec<ExecutionId>,
     /// The Map Runs that have changed, as they are now.
-    map_runs: HashMap<MapRunArn, MapRun>,
-}
-
-/// 64 random bits.
-pub(crate) fn random() -> u64 {
-    let bits = uuid::Uuid::new_v4().as_u128();
-    (bits >> 64) as u64 ^ bits as u64
+    map_runs: BTreeMap<MapRunArn, MapRun>,
 }
 
 pub(super) fn publish(declared: &mut HashSet<String>, decided: &mut Decided, message: Message) {
@@ -81,10 +73,10 @@ impl<'a> Round<'a> {
             touched: HashMap::new(),
             order: Vec::new(),
             concerned: HashSet::new(),
-            wakes: HashMap::new(),
+            wakes: BTreeMap::new(),
             volatile: false,
             refused: Vec::new(),
-            map_runs: HashMap::new(),
+            map_runs: BTreeMap::new(),
         }
     }
 
@@ -256,7 +248,7 @@ impl<'a> Round<'a> {
         let env = Env {
             now: self.now,
             token_key: &self.deciding.token_key,
-            random: &random,
+            random: &|| self.deciding.options.random.next(),
             activity_exists: &|arn| activities.get(arn).is_some_and(|(_, exists)| *exists),
         };
         let (execution, applied) = Execution::start(origin, definition, &env);
@@ -385,7 +377,7 @@ impl<'a> Round<'a> {
 
     /// Decides; `None` when something changed.
     pub(super) fn decide(&mut self, id: ExecutionId, input: Input) -> Option<Ignored> {
-        let Deciding { cache, activities, token_key, .. } = &mut *self.deciding;
+        let Deciding { cache, activities, token_key, options, .. } = &mut *self.deciding;
         let entry = cache.use_mut(id)?;
         let children =
             if entry.waits_for_executions { entry.execution.sync_children(token_key) } else { Vec::new() };
@@ -397,7 +389,7 @@ impl<'a> Round<'a> {
         let env = Env {
             now: self.now,
             token_key,
-            random: &random,
+            random: &|| options.random.next(),
             activity_exists: &|arn| activities.get(arn).is_some_and(|(_, exists)| *exists),
         };
         match entry.execution.decide(input, &env) {
@@ -440,11 +432,12 @@ impl<'a> Round<'a> {
 
     /// Publishes again what is pending, if an earlier owner decided it and may not have got to that.
     pub(super) fn republish(&mut self, id: ExecutionId) {
-        let Deciding { cache, token_key, .. } = &mut *self.deciding;
+        let Deciding { cache, token_key, options, .. } = &mut *self.deciding;
         let Some(entry) = cache.get_mut(id) else { return };
         if !std::mem::take(&mut entry.unconfirmed) {
             return;
         }
+        let random = || options.random.next();
         let env = Env { now: self.now, token_key, random: &random, activity_exists: &|_| true };
         let pending = entry.execution.pending(&env);
         add(&self.deciding.shared.metrics.tasks_republished, pending.len());
@@ -504,6 +497,7 @@ impl<'a> Round<'a> {
         let shard = self.deciding.options.shards.of(id);
         let epoch = self.deciding.leases.get(&shard).copied().unwrap_or(0);
         let guard = i64::try_from(self.deciding.options.start_guard.as_millis()).unwrap_or(i64::MAX);
+        let snapshot_events = self.deciding.options.snapshot_events;
         let Some(entry) = self.deciding.cache.get_mut(id) else { return };
         let batch = &mut self.decided.batch;
         entry.sequence += 1;
@@ -592,7 +586,7 @@ impl<'a> Round<'a> {
             }
             None => {
                 let worth = (entry.execution.approximate_bytes() / SNAPSHOT_BYTES_PER_EVENT) as u64;
-                if entry.events_since_snapshot >= SNAPSHOT_EVENTS.max(worth) {
+                if entry.events_since_snapshot >= snapshot_events.max(worth) {
                     entry.events_since_snapshot = 0;
                     let (sequence, payload) =
                         (entry.sequence, snapshot_payload(epoch, &entry.execution.snapshot()));

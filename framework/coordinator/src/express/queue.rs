@@ -1,7 +1,7 @@
 //! Asynchronous Express executions: each message on `stagepost.express` is one. It is acknowledged when the execution
 //! has ended, which is within five minutes, so that whoever gets it after a crash runs the execution again.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use stagepost_broker::{Acker, Delivery};
@@ -30,7 +30,7 @@ struct Queue {
     name: String,
     acker: Arc<dyn Acker>,
     /// The newest delivery of each execution that runs.
-    deliveries: HashMap<ExecutionId, Delivery>,
+    deliveries: BTreeMap<ExecutionId, Delivery>,
     running: JoinSet<Outcome>,
 }
 
@@ -40,9 +40,12 @@ pub(crate) async fn run(runner: Arc<Runner>, options: Options, mut shutdown: wat
     let at_once = options.express_running_max;
     let Some(mut consumer) = consume(&runner.shared, &name, at_once, &mut shutdown).await else { return };
     let acker = consumer.acker();
-    let mut queue = Queue { runner, name, acker, deliveries: HashMap::new(), running: JoinSet::new() };
+    let mut queue = Queue { runner, name, acker, deliveries: BTreeMap::new(), running: JoinSet::new() };
     loop {
         tokio::select! {
+            biased;
+            _ = shutdown.changed() => break,
+            Some(ended) = queue.running.join_next() => queue.settle(ended).await,
             deliveries = consumer.next(TAKEN_MAX) => match deliveries {
                 Some(deliveries) => {
                     for delivery in deliveries {
@@ -51,8 +54,6 @@ pub(crate) async fn run(runner: Arc<Runner>, options: Options, mut shutdown: wat
                 }
                 None => break,
             },
-            Some(ended) = queue.running.join_next() => queue.settle(ended).await,
-            _ = shutdown.changed() => break,
         }
     }
     consumer.cancel().await;

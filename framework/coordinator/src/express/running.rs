@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{Asked, Ended, Runner, log};
-use crate::{deciding::random, dispatch, metrics::add, pipeline::deliver};
+use crate::{dispatch, metrics::add, pipeline::deliver};
 
 /// Inputs that wait for the execution's task; more wait in the broker.
 const INPUTS_MAX: usize = 256;
@@ -79,7 +79,7 @@ impl Running {
         let env = Env {
             now,
             token_key: &runner.token_key,
-            random: &random,
+            random: &|| runner.random.next(),
             activity_exists: &|arn| registered.contains(arn),
         };
         let (execution, applied) = Execution::start(origin, definition, &env);
@@ -174,7 +174,7 @@ impl Running {
         let env = Env {
             now: runner.clock.now(),
             token_key: &runner.token_key,
-            random: &random,
+            random: &|| runner.random.next(),
             activity_exists: &|arn| registered.contains(arn),
         };
         match self.execution.decide(input, &env) {

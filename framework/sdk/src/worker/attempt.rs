@@ -30,6 +30,7 @@ pub(super) fn begin(
     let (shared, ledger, registration) = (Arc::clone(shared), Arc::clone(ledger), Arc::clone(registration));
     tokio::spawn(async move {
         let ended = tokio::select! {
+            biased;
             ended = run(&shared, &registration, &attempt, input) => Some(ended),
             () = attempt.abort.notified() => None,
         };

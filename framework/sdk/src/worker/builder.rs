@@ -1,7 +1,7 @@
 //! How a worker is described.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use stagepost_broker::Broker;
 use stagepost_protocol::Namespace;
@@ -10,6 +10,7 @@ use stagepost_protocol::topology::Topology;
 use super::error::{MissingStates, WorkerError};
 use super::run;
 use crate::activity::{Register, Registration};
+use crate::context::Clock;
 use crate::state::States;
 
 /// How many attempts of an activity that does not block run at a time, unless it is set.
@@ -49,6 +50,7 @@ pub struct Worker {
     pub(super) namespace: Namespace,
     pub(super) topology: Topology,
     pub(super) shutdown_grace: Duration,
+    pub(super) clock: Clock,
     concurrency: Option<u16>,
 }
 
@@ -93,6 +95,7 @@ impl Worker {
             namespace: Namespace::default(),
             topology: Topology::default(),
             shutdown_grace: SHUTDOWN_GRACE_DEFAULT,
+            clock: Clock::default(),
             concurrency: None,
         }
     }
@@ -147,6 +150,12 @@ impl Worker {
     /// ([`Context::cancelled`](crate::Context::cancelled)), and some seconds later they are ended. Default: 30 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Worker {
         self.shutdown_grace = grace;
+        self
+    }
+
+    /// Where the time of deadlines and reports comes from, for tests under virtual time. Default: the system's clock.
+    pub fn clock(mut self, time: impl Fn() -> SystemTime + Send + Sync + 'static) -> Worker {
+        self.clock = Clock::new(time);
         self
     }
 

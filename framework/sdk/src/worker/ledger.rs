@@ -3,7 +3,7 @@
 //! Deliveries are acknowledged in runs where that is possible (`ack_up_to`) and one by one behind a slow attempt, so
 //! that a slow one never holds the slots of those that are done.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 
 use stagepost_broker::{Acker, DeliveryTag};
@@ -22,7 +22,7 @@ pub(super) struct Ledger {
     /// Held while acknowledgements are sent: one for a delivery that an `ack_up_to` has already taken with it would be
     /// an error to RabbitMQ, so their order must be that of the decisions.
     open: Mutex<Open>,
-    attempts: StdMutex<HashMap<String, Arc<Attempt>>>,
+    attempts: StdMutex<BTreeMap<String, Arc<Attempt>>>,
     changed: Notify,
 }
 
@@ -31,7 +31,7 @@ impl Ledger {
         Ledger { acker, open: Mutex::default(), attempts: StdMutex::default(), changed: Notify::new() }
     }
 
-    fn attempts(&self) -> MutexGuard<'_, HashMap<String, Arc<Attempt>>> {
+    fn attempts(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Attempt>>> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

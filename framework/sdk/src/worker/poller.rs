@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stagepost_protocol::message::{
     HEADER_ATTEMPT, HEADER_DEADLINE, HEADER_EXECUTION, HEADER_HEARTBEAT, HEADER_IDEMPOTENCY_KEY, HEADER_STATE,
@@ -12,6 +12,7 @@ use stagepost_protocol::message::{
 use stagepost_protocol::{Payload, ReportOutcome, TaskToken, Timestamp, error_names, http};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::attempt;
 use super::builder::Worker;
@@ -22,7 +23,7 @@ use super::run::{Activities, all_ends, drain, first_end};
 use super::shared::{REPORTS_WAITING_MAX, Shared};
 use super::watch as watching;
 use crate::activity::Registration;
-use crate::context::{Attempt, Outgoing, Progress, Sink, now};
+use crate::context::{Attempt, Outgoing, Progress, Sink};
 use crate::failure::{Cancelled, Failure};
 
 /// How many long polls one activity has open at a time: two, so that a task can be fetched while another arrives.
@@ -56,7 +57,7 @@ pub(super) async fn run(
     let mut shutdown = pin!(shutdown);
     let (reports, outgoing) = mpsc::channel(REPORTS_WAITING_MAX);
     let states = Arc::new(std::mem::take(&mut worker.states));
-    let shared = Arc::new(Shared { name: worker.name.clone(), states, reports });
+    let shared = Arc::new(Shared { name: worker.name.clone(), clock: worker.clock.clone(), states, reports });
     let activities: Activities = worker
         .registrations
         .iter()
@@ -220,7 +221,8 @@ impl Poller {
             call: None,
             heartbeat_every: number(HEADER_HEARTBEAT).map(millis).or(self.registration.options.heartbeat),
             reply_to: String::new(),
-            started_at: now(),
+            clock: self.shared.clock.clone(),
+            started_at: self.shared.clock.now(),
             started: Instant::now(),
             sink: Sink::Worker(self.shared.reports.clone()),
             cancel: Notify::new(),

@@ -1,18 +1,19 @@
 //! Takes an activity's tasks off its queue, as many as there are free slots, and begins them.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stagepost_broker::{Broker, Consumer, Delivery, Error};
 use stagepost_protocol::message::{HEADER_REASON, HEADER_SOURCE};
 use stagepost_protocol::{Message, TaskMessage};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 use super::attempt;
 use super::ledger::{Delivered, Ledger};
 use super::shared::Shared;
 use crate::activity::Registration;
-use crate::context::{Attempt, Progress, Sink, now};
+use crate::context::{Attempt, Progress, Sink};
 
 /// One activity's consumer.
 pub(super) struct Queue {
@@ -122,7 +123,7 @@ impl Queue {
         {
             return Admission::Running(attempt);
         }
-        if task.deadline.is_some_and(|deadline| now() > deadline) {
+        if task.deadline.is_some_and(|deadline| self.shared.clock.now() > deadline) {
             return Admission::Expired;
         }
         Admission::Run
@@ -142,7 +143,8 @@ impl Queue {
             call: task.call,
             heartbeat_every: task.heartbeat_millis.map(millis).or(self.registration.options.heartbeat),
             reply_to: task.reply_to,
-            started_at: now(),
+            clock: self.shared.clock.clone(),
+            started_at: self.shared.clock.now(),
             started: Instant::now(),
             sink: Sink::Worker(self.shared.reports.clone()),
             cancel: Notify::new(),

@@ -115,6 +115,7 @@ pub(super) async fn on_broker(
     let (reports, outgoing) = mpsc::channel(REPORTS_WAITING_MAX);
     let shared = Arc::new(Shared {
         name: worker.name.clone(),
+        clock: worker.clock.clone(),
         states: Arc::new(std::mem::take(&mut worker.states)),
         reports,
     });
@@ -144,6 +145,7 @@ pub(super) async fn on_broker(
     };
     // A broker that cannot be reached is waited for, but not longer than the worker is wanted.
     let started = tokio::select! {
+        biased;
         started = started => started?,
         () = &mut shutdown => return Ok(()),
     };
@@ -165,6 +167,7 @@ pub(super) async fn on_broker(
     tracing::info!(worker = %worker.name, activities = activities.len(), "the worker runs");
 
     let ended = tokio::select! {
+        biased;
         () = &mut shutdown => Ok(()),
         ended = first_end(&mut queues) => ended.map(drop),
     };
@@ -215,6 +218,7 @@ pub(super) async fn drain(activities: &Activities, grace: Duration, hurry: impl 
         }
     };
     tokio::select! {
+        biased;
         () = all_ended() => return,
         () = tokio::time::sleep(grace) => {}
         () = hurry => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::context::Outgoing;
+use crate::context::{Clock, Outgoing};
 use crate::state::States;
 
 /// Reports that may wait for the reporter; more than that and activities wait to report.
@@ -24,6 +24,7 @@ pub(super) const STOP_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Shared {
     /// The worker's name.
     pub(super) name: String,
+    pub(super) clock: Clock,
     pub(super) states: Arc<States>,
     pub(super) reports: mpsc::Sender<Outgoing>,
 }

@@ -2,15 +2,16 @@
 //! One loop for all attempts, so that a short one costs no timer.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stagepost_protocol::{ReportOutcome, error_names};
+use tokio::time::Instant;
 
 use super::attempt;
 use super::ledger::Ledger;
 use super::shared::{ANNOUNCE_AFTER, HOLD_AT_MOST, STOP_WITHIN, Shared};
 use crate::activity::Registration;
-use crate::context::{Attempt, Outgoing, now};
+use crate::context::{Attempt, Outgoing};
 use crate::failure::{Cancelled, Failure};
 
 /// How often it looks: what it does happens up to this much late.
@@ -42,7 +43,7 @@ async fn look_at(shared: &Shared, registration: &Registration, ledger: &Ledger, 
             ledger.ack(&[delivered.0]).await;
         }
     }
-    if attempt.deadline.is_some_and(|deadline| now() > deadline) {
+    if attempt.deadline.is_some_and(|deadline| shared.clock.now() > deadline) {
         // The coordinator's own clock times the attempt out; here it is only stopped.
         attempt.cancel(Cancelled::Deadline);
     }
