@@ -71,6 +71,7 @@ cases! {
     ten_thousand_messages_are_pipelined
     properties_and_headers_come_as_they_were_sent
     two_consumers_share_a_queue
+    a_queue_is_bound_to_an_exchange_that_exists
     a_closed_broker_says_so
 }
 
@@ -439,6 +440,7 @@ async fn properties_and_headers_come_as_they_were_sent(f: Fixture) {
         correlation_id: Some("c-1".into()),
         reply_to: Some("answers".into()),
         content_type: Some("application/json".into()),
+        content_encoding: Some("gzip".into()),
         kind: Some("start".into()),
         priority: Some(7),
         timestamp: Some(1_700_000_000),
@@ -471,6 +473,26 @@ async fn two_consumers_share_a_queue(f: Fixture) {
     let mut all = texts(&[first, second].concat());
     all.sort_by_key(|text| text.parse::<u32>().expect("a number"));
     assert_eq!(all, (0..30).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+async fn a_queue_is_bound_to_an_exchange_that_exists(f: Fixture) {
+    let (queue, unknown) = (f.queue("bound").await, f.name("unbound"));
+    let exchange = format!("{queue}.exchange");
+    let bind =
+        async |queue: &str, exchange: &str| within("bind", f.broker.bind(queue, exchange, "orders.*")).await;
+    let denied = bind(&queue, &exchange).await;
+    assert!(matches!(denied, Err(Error::Denied { .. })), "{denied:?}");
+    for _ in 0..2 {
+        within("declare", f.broker.declare_exchange(&exchange)).await.expect("it may be there already");
+        bind(&queue, &exchange).await.expect("it may be bound already");
+    }
+    let denied = bind(&unknown, &exchange).await;
+    assert!(matches!(denied, Err(Error::Denied { .. })), "{denied:?}");
+    for _ in 0..2 {
+        let unbound = within("unbind", f.broker.unbind(&queue, &exchange, "orders.*")).await;
+        unbound.expect("nothing to unbind is fine");
+    }
+    f.publish(&queue, ["direct"]).await;
 }
 
 async fn a_closed_broker_says_so(f: Fixture) {

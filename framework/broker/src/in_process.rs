@@ -12,10 +12,12 @@
 //! for room that only the other one can make. The one place where load can be refused is the start of new
 //! work, and whoever accepts starts reads the health.
 //!
-//! Locks: one for the table of queues, one for each queue; neither is held across an `await`, and never two queues'
-//! at once.
+//! Locks: one for the table of queues, one for that of exchanges, one for each queue; none is held across an `await`, and
+//! never two at once.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod topic;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -26,6 +28,7 @@ use stagepost_protocol::{HeaderValue, Message, Properties};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use self::topic::Exchanges;
 use crate::{
     Acker, Broker, ConsumeOptions, Consumer, Delivery, DeliveryTag, Error, Health, Published, QueueSpec,
 };
@@ -60,6 +63,7 @@ pub struct InProcessBroker {
 #[derive(Debug)]
 struct Shared {
     queues: RwLock<HashMap<String, Arc<Queue>>>,
+    exchanges: Mutex<Exchanges>,
     closed: AtomicBool,
     gauge: Arc<Gauge>,
 }
@@ -328,9 +332,18 @@ impl InProcessBroker {
             room: Notify::new(),
             health: watch::Sender::new(Health::Up),
         };
-        let shared =
-            Shared { queues: RwLock::default(), closed: AtomicBool::new(false), gauge: Arc::new(gauge) };
+        let shared = Shared {
+            queues: RwLock::default(),
+            exchanges: Mutex::default(),
+            closed: AtomicBool::new(false),
+            gauge: Arc::new(gauge),
+        };
         Arc::new(InProcessBroker { shared: Arc::new(shared) })
+    }
+
+    /// The queues that a message to an exchange goes to; `None`: there is no such exchange.
+    pub fn route(&self, exchange: &str, routing_key: &str) -> Option<BTreeSet<String>> {
+        lock(&self.shared.exchanges).route(exchange, routing_key)
     }
 
     fn find(&self, name: &str) -> Option<Arc<Queue>> {
@@ -426,6 +439,31 @@ impl Broker for InProcessBroker {
         Ok(())
     }
 
+    async fn declare_exchange(&self, exchange: &str) -> Result<(), Error> {
+        self.check_open()?;
+        lock(&self.shared.exchanges).declare(exchange);
+        Ok(())
+    }
+
+    async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), Error> {
+        self.check_open()?;
+        let missing = |what: &str| Error::Denied {
+            what: format!("bind queue '{queue}' to exchange '{exchange}'"),
+            reason: format!("there is no such {what}"),
+        };
+        if self.find(queue).is_none() {
+            return Err(missing("queue"));
+        }
+        let bound = lock(&self.shared.exchanges).bind(queue, exchange, routing_key);
+        if bound { Ok(()) } else { Err(missing("exchange")) }
+    }
+
+    async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), Error> {
+        self.check_open()?;
+        lock(&self.shared.exchanges).unbind(queue, exchange, routing_key);
+        Ok(())
+    }
+
     async fn publish(&self, messages: Vec<Message>) -> Vec<Published> {
         if self.shared.gauge.is_full() {
             self.shared.gauge.wait_for_room().await;
@@ -483,6 +521,7 @@ impl Shared {
     fn remove(&self, name: &str) {
         let removed = self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         if let Some(queue) = removed {
+            lock(&self.exchanges).forget_queue(name);
             queue.end();
         }
     }

@@ -165,6 +165,17 @@ pub trait Broker: Send + Sync + 'static {
     /// Declares queues, idempotently, and remembers them: they are declared again after a reconnection.
     async fn declare(&self, queues: &[QueueSpec]) -> Result<(), Error>;
 
+    /// Declares a durable topic exchange; one that is there is taken as it is, of whatever type.
+    async fn declare_exchange(&self, exchange: &str) -> Result<(), Error>;
+
+    /// Binds a queue to an exchange, idempotently: what is published there with a routing key that the pattern
+    /// `routing_key` matches goes to the queue as well. Both must exist. The binding is remembered: after a
+    /// reconnection it is made again, with its exchange, should the broker have lost them.
+    async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), Error>;
+
+    /// Takes a binding back; nothing happens when there is none.
+    async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), Error>;
+
     /// Publishes the messages in order per queue and returns, in the same order, what became of each: `Ok`
     /// means that the broker has it (confirmed). Pipelined. A lost connection is waited out and what was not
     /// confirmed is published again, so that a message can be there twice.

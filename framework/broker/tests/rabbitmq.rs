@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions};
 use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use stagepost_broker::contract::{Fixture, PATIENCE, message, take, texts, within};
 use stagepost_broker::rabbitmq::{QueueKind, RabbitMqBroker, RabbitMqOptions};
 use stagepost_broker::{Broker, ConsumeOptions, Error, Health, QueueSpec};
@@ -249,6 +251,50 @@ async fn a_queue_of_ours_that_vanishes_is_declared_again() {
     });
     assert_eq!(texts(&again), ["b"]);
     assert!(again[0].tag > before[0].tag);
+    vandal.close().await;
+    f.clean_up().await;
+}
+
+/// What is published to an exchange comes to the queue that is bound to it, also when the queue was deleted by somebody
+/// and declared again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bindings_come_back_with_their_queue() {
+    let Some(url) = url() else { return };
+    let f = Fixture::new(connect_to(&url).await);
+    let queue = f.queue("bound").await;
+    let exchange = format!("{queue}.exchange");
+    f.broker.declare_exchange(&exchange).await.unwrap();
+    f.broker.bind(&queue, &exchange, "orders.#").await.unwrap();
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    // Whether a queue took it.
+    let publish = async |key: &str| {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let name = exchange.as_str().into();
+        let sent =
+            channel.basic_publish(name, key.into(), options, key.as_bytes(), BasicProperties::default());
+        Confirmation::take_message(sent.await.unwrap().await.unwrap()).is_none()
+    };
+    let mut consumer = f.consume(&queue, 10).await;
+    assert!(publish("orders.new").await && !publish("invoices.new").await);
+    assert_eq!(texts(&take(&mut *consumer, 1).await), ["orders.new"]);
+    let vandal = connect_to(&url).await;
+    vandal.delete(&queue).await.unwrap();
+    let (again, ()) = tokio::join!(
+        take(&mut *consumer, 1),
+        within("the binding", async {
+            while !publish("orders.again").await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    );
+    assert_eq!(texts(&again), ["orders.again"]);
+    f.broker.unbind(&queue, &exchange, "orders.#").await.unwrap();
+    assert!(!publish("orders.late").await);
+    let long = f.broker.bind(&queue, &exchange, &"x".repeat(256)).await;
+    assert!(matches!(long, Err(Error::Denied { .. })), "{long:?}");
+    channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
     vandal.close().await;
     f.clean_up().await;
 }

@@ -102,6 +102,8 @@ pub struct Properties {
     pub reply_to: Option<String>,
     /// For instance `application/json`.
     pub content_type: Option<String>,
+    /// What the body is packed with, for instance `gzip`.
+    pub content_encoding: Option<String>,
     /// The kind of the message, in our own words.
     pub kind: Option<String>,
     /// 0 to 9.

@@ -29,6 +29,9 @@ pub(super) fn to_amqp(message: &Message) -> Result<BasicProperties, String> {
     if let Some(content_type) = &p.content_type {
         amqp = amqp.with_content_type(short("content_type", content_type)?);
     }
+    if let Some(content_encoding) = &p.content_encoding {
+        amqp = amqp.with_content_encoding(short("content_encoding", content_encoding)?);
+    }
     if let Some(kind) = &p.kind {
         amqp = amqp.with_type(short("kind", kind)?);
     }
@@ -97,6 +100,7 @@ pub(super) fn from_amqp(amqp: &BasicProperties) -> Properties {
         correlation_id: text(amqp.correlation_id()),
         reply_to: text(amqp.reply_to()),
         content_type: text(amqp.content_type()),
+        content_encoding: text(amqp.content_encoding()),
         kind: text(amqp.kind()),
         priority: *amqp.priority(),
         timestamp: *amqp.timestamp(),

@@ -16,7 +16,7 @@
 //!   Publishers wait and publish again what was not confirmed; consumers consume again under a new generation.
 //! * The broker blocks the connection: health is [`Health::Blocked`], publishers wait.
 //! * The broker closes a channel (a slow acknowledgement, a queue that is gone): it is opened again.
-//! * A queue of ours is missing: it is declared again.
+//! * A queue of ours is missing: it is declared again, with its bindings.
 //! * A quorum queue that was created seconds before a crash of the broker came back broken: it is created anew.
 
 mod connection;
@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::connection::{HealthBoard, Supervised, Target};
 use self::consume::{RabbitMqConsumer, Source};
 use self::publish::Call;
-use self::topology::Topology;
+use self::topology::{Binding, Topology};
 use crate::{Broker, ConsumeOptions, Consumer, Error, Health, Published, QueueSpec};
 
 /// The broker answers a request within this time, or something is wrong.
@@ -172,6 +172,21 @@ impl Broker for RabbitMqBroker {
             self.inner.topology.declare(&self.inner.consuming, spec).await?;
         }
         Ok(())
+    }
+
+    async fn declare_exchange(&self, exchange: &str) -> Result<(), Error> {
+        self.check_open()?;
+        self.inner.topology.declare_exchange(&self.inner.consuming, exchange).await
+    }
+
+    async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), Error> {
+        self.check_open()?;
+        self.inner.topology.bind(&self.inner.consuming, Binding::new(queue, exchange, routing_key)?).await
+    }
+
+    async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), Error> {
+        self.check_open()?;
+        self.inner.topology.unbind(&self.inner.consuming, Binding::new(queue, exchange, routing_key)?).await
     }
 
     async fn publish(&self, messages: Vec<Message>) -> Vec<Published> {

@@ -1,14 +1,14 @@
-//! Queues: declaring them, remembering them, and mending those that a crash of the broker broke.
+//! Queues and what they are bound to: declaring them, remembering them, and mending those that a crash of the broker broke.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, ErrorKind};
+use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::time::Instant;
 
 use super::connection::Supervised;
@@ -35,13 +35,50 @@ pub(super) enum Failure {
     Closed,
 }
 
-/// What is asked for.
-#[derive(Debug, Clone, Copy)]
+/// What is asked for, about a queue or an exchange.
+#[derive(Debug, Clone)]
 enum Request {
     Check,
     Create,
     CreateReply,
     Delete,
+    CheckExchange,
+    CreateExchange,
+    Bind(Binding),
+    Unbind(Binding),
+}
+
+/// What is published to the exchange with a routing key that the pattern matches goes to the queue.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Binding {
+    queue: ShortString,
+    exchange: ShortString,
+    pattern: ShortString,
+}
+
+impl Binding {
+    pub(super) fn new(queue: &str, exchange: &str, pattern: &str) -> Result<Binding, Error> {
+        let texts = || -> Result<Binding, String> {
+            Ok(Binding {
+                queue: short("the queue's name", queue)?,
+                exchange: short("the exchange's name", exchange)?,
+                pattern: short("the routing key", pattern)?,
+            })
+        };
+        let what = format!("bind queue '{queue}' to exchange '{exchange}'");
+        texts().map_err(|reason| Error::Denied { what, reason })
+    }
+}
+
+/// A refusal as the caller is told it.
+fn denied(what: String, failure: Failure) -> Error {
+    match failure {
+        Failure::Closed => Error::Closed,
+        Failure::Missing(reason)
+        | Failure::Conflict(reason)
+        | Failure::Refused(reason)
+        | Failure::Stuck(reason) => Error::Denied { what, reason },
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +94,7 @@ struct Known {
 pub(super) struct Topology {
     kind: QueueKind,
     known: Mutex<HashMap<String, Known>>,
+    bindings: Mutex<BTreeSet<Binding>>,
     /// Some queue is suspect; saves looking.
     suspicion: AtomicBool,
     /// One queue is mended at a time, and none twice.
@@ -70,6 +108,7 @@ impl Topology {
         Topology {
             kind,
             known: Mutex::default(),
+            bindings: Mutex::default(),
             suspicion: AtomicBool::new(false),
             mending: tokio::sync::Mutex::default(),
             channel: tokio::sync::Mutex::new(None),
@@ -140,19 +179,66 @@ impl Topology {
         } else {
             self.request(link, Request::Check, name).await.map(|_| None)
         };
-        match created {
-            Ok(created) => {
-                self.remember(name, spec.create, created);
-                Ok(())
-            }
-            Err(Failure::Closed) => Err(Error::Closed),
-            Err(
-                Failure::Missing(reason)
-                | Failure::Conflict(reason)
-                | Failure::Refused(reason)
-                | Failure::Stuck(reason),
-            ) => Err(Error::Denied { what: what(), reason }),
+        let created = created.map_err(|failure| denied(what(), failure))?;
+        self.remember(name, spec.create, created);
+        // A queue that was gone has lost its bindings with it.
+        if created.is_some() { self.bind_again(link, Some(name)).await } else { Ok(()) }
+    }
+
+    fn bindings(&self) -> MutexGuard<'_, BTreeSet<Binding>> {
+        self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares a topic exchange, unless there is an exchange of that name.
+    pub(super) async fn declare_exchange(&self, link: &Supervised, exchange: &str) -> Result<(), Error> {
+        let declared = match self.request(link, Request::CheckExchange, exchange).await {
+            Err(Failure::Missing(_)) => match self.request(link, Request::CreateExchange, exchange).await {
+                // Somebody else was faster.
+                Err(Failure::Conflict(_)) => self.request(link, Request::CheckExchange, exchange).await,
+                created => created,
+            },
+            checked => checked,
+        };
+        declared.map(drop).map_err(|failure| denied(format!("declare exchange '{exchange}'"), failure))
+    }
+
+    /// Binds a queue and remembers it.
+    pub(super) async fn bind(&self, link: &Supervised, binding: Binding) -> Result<(), Error> {
+        self.send_binding(link, Request::Bind(binding.clone()), &binding).await?;
+        self.bindings().insert(binding);
+        Ok(())
+    }
+
+    /// Takes a binding back and forgets it.
+    pub(super) async fn unbind(&self, link: &Supervised, binding: Binding) -> Result<(), Error> {
+        self.bindings().remove(&binding);
+        // RabbitMQ answers alike whether there was one or not, and even whether there is such a queue.
+        self.send_binding(link, Request::Unbind(binding.clone()), &binding).await
+    }
+
+    async fn send_binding(
+        &self,
+        link: &Supervised,
+        request: Request,
+        binding: &Binding,
+    ) -> Result<(), Error> {
+        let what = match request {
+            Request::Unbind(_) => format!("unbind queue '{}' from", binding.queue),
+            _ => format!("bind queue '{}' to", binding.queue),
+        };
+        let sent = self.request(link, request, binding.queue.as_str()).await.map(drop);
+        sent.map_err(|failure| denied(format!("{what} exchange '{}'", binding.exchange), failure))
+    }
+
+    /// Makes the bindings of a queue, or of all, again.
+    async fn bind_again(&self, link: &Supervised, queue: Option<&str>) -> Result<(), Error> {
+        let lost = |binding: &&Binding| queue.is_none_or(|queue| queue == binding.queue.as_str());
+        let bindings: Vec<Binding> = self.bindings().iter().filter(lost).cloned().collect();
+        for binding in bindings {
+            self.declare_exchange(link, binding.exchange.as_str()).await?;
+            self.send_binding(link, Request::Bind(binding.clone()), &binding).await?;
         }
+        Ok(())
     }
 
     /// Deletes a queue that came back broken, and creates it anew; does nothing unless it is suspect.
@@ -179,12 +265,15 @@ impl Topology {
         }
     }
 
-    /// Declares the queues of ours again, after a reconnection. What is refused shows when it is used.
+    /// Declares the queues of ours and their bindings again, after a reconnection. What is refused shows when it is used.
     pub(super) async fn restore(&self, link: &Supervised) {
         for queue in self.ours() {
             if let Err(error) = self.declare(link, &QueueSpec::ours(&queue)).await {
                 tracing::warn!(queue, %error, "a queue cannot be declared again");
             }
+        }
+        if let Err(error) = self.bind_again(link, None).await {
+            tracing::warn!(%error, "a binding cannot be made again");
         }
     }
 
@@ -223,6 +312,7 @@ impl Topology {
     /// Deletes a queue and forgets it.
     pub(super) async fn delete(&self, link: &Supervised, queue: &str) -> Result<(), Error> {
         self.known().remove(queue);
+        self.bindings().retain(|binding| binding.queue.as_str() != queue);
         match self.request(link, Request::Delete, queue).await {
             Ok(_) | Err(Failure::Missing(_)) => Ok(()),
             Err(Failure::Closed) => Err(Error::Closed),
@@ -232,9 +322,10 @@ impl Topology {
         }
     }
 
-    /// Sends a request, again if the connection is lost meanwhile. Gives the number of messages in the queue.
-    async fn request(&self, link: &Supervised, request: Request, queue: &str) -> Result<u32, Failure> {
-        let name = short("the queue's name", queue).map_err(Failure::Refused)?;
+    /// Sends a request about a queue or an exchange, again if the connection is lost meanwhile. Gives the number of
+    /// messages in the queue.
+    async fn request(&self, link: &Supervised, request: Request, name: &str) -> Result<u32, Failure> {
+        let short_name = short("the name", name).map_err(Failure::Refused)?;
         let mut backoff = Backoff::new();
         loop {
             let mut slot = self.channel.lock().await;
@@ -248,7 +339,7 @@ impl Topology {
             };
             let result: lapin::Result<()> = match opened {
                 Ok(channel) => {
-                    let sent = send(channel.clone(), request, self.kind, name.clone());
+                    let sent = send(channel.clone(), request.clone(), self.kind, short_name.clone());
                     match answer(sent).await {
                         Ok(Ok(count)) => {
                             *slot = Some((session.number, channel));
@@ -268,7 +359,7 @@ impl Topology {
                 if let Some(failure) = classify(&error) {
                     return Err(failure);
                 }
-                tracing::debug!(queue, ?request, %error, "asking again");
+                tracing::debug!(name, ?request, %error, "asking again");
             }
             backoff.wait().await;
         }
@@ -279,6 +370,26 @@ async fn send(channel: Channel, request: Request, kind: QueueKind, name: ShortSt
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let (options, arguments) = match request {
         Request::Delete => return channel.queue_delete(name, QueueDeleteOptions::default()).await,
+        Request::CheckExchange | Request::CreateExchange => {
+            let passive = matches!(request, Request::CheckExchange);
+            let options =
+                ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+            let declared =
+                channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default());
+            return declared.await.map(|()| 0);
+        }
+        Request::Bind(binding) => {
+            let (exchange, pattern) = (binding.exchange, binding.pattern);
+            let options = QueueBindOptions::default();
+            return channel
+                .queue_bind(name, exchange, pattern, options, FieldTable::default())
+                .await
+                .map(|()| 0);
+        }
+        Request::Unbind(binding) => {
+            let (exchange, pattern) = (binding.exchange, binding.pattern);
+            return channel.queue_unbind(name, exchange, pattern, FieldTable::default()).await.map(|()| 0);
+        }
         Request::Check => {
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             (options, FieldTable::default())

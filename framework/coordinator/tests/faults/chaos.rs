@@ -262,6 +262,15 @@ impl Broker for FaultyBroker {
     async fn declare(&self, queues: &[QueueSpec]) -> Result<(), BrokerError> {
         self.inner.declare(queues).await
     }
+    async fn declare_exchange(&self, exchange: &str) -> Result<(), BrokerError> {
+        self.inner.declare_exchange(exchange).await
+    }
+    async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), BrokerError> {
+        self.inner.bind(queue, exchange, routing_key).await
+    }
+    async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), BrokerError> {
+        self.inner.unbind(queue, exchange, routing_key).await
+    }
     async fn publish(&self, messages: Vec<Message>) -> Vec<Published> {
         self.dice.dawdle().await;
         if self.dice.happens(30) {
