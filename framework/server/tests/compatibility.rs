@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use serde_json::{Value, json};
 use stagepost_asl::{choice, intrinsic, jsonata, parse, path};
 use stagepost_broker::in_process::InProcessBroker;
 use stagepost_connectors::{
@@ -13,6 +14,7 @@ use stagepost_connectors::{
     aws::{Aws, Settings},
 };
 use stagepost_protocol::{error_names, limits};
+use stagepost_server::Installation;
 
 /// The operations of the Step Functions API (botocore's service model of 2026).
 const AWS_OPERATIONS: &[&str] = &[
@@ -118,6 +120,56 @@ fn the_operations_are_those_of_the_api() {
     let missing = AWS_OPERATIONS.iter().copied().filter(|name| !there.contains(name));
     compare("missing operations", missing, &[]);
     assert!(there.iter().all(|name| AWS_OPERATIONS.contains(name)), "{there:?}");
+}
+
+/// What differs from older recordings differs as the page says, and is on the page.
+#[tokio::test]
+async fn the_kept_deviations_are_as_the_page_says() {
+    let mut installation = Installation::open_embedded(None).await.unwrap();
+    let client = installation.api_client().await.unwrap();
+    let child = client.deploy("child", r#"{"StartAt":"P","States":{"P":{"Type":"Pass","End":true}}}"#).await;
+    let child = child.unwrap().to_string();
+    let described = client.call("DescribeStateMachine", &json!({ "stateMachineArn": child })).await.unwrap();
+    assert_eq!(described["encryptionConfiguration"], json!({ "type": "AWS_OWNED_KEY" }));
+    let parent = json!({
+        "StartAt": "Start",
+        "States": {
+            "Start": {
+                "Type": "Task",
+                "Resource": "arn:aws:states:::states:startExecution.sync",
+                "Parameters": { "StateMachineArn": child },
+                "ResultPath": "$.child",
+                "Next": "Count",
+            },
+            "Count": {
+                "Type": "Pass",
+                "Parameters": { "child.$": "$.child.RedriveCount", "own.$": "$$.Execution.RedriveCount" },
+                "Next": "Map",
+            },
+            "Map": {
+                "Type": "Map",
+                "ItemsPath": "$$.Execution.Input.items",
+                "MaxConcurrencyPath": "$$.Execution.Input.concurrency",
+                "ItemProcessor": { "StartAt": "I", "States": { "I": { "Type": "Pass", "End": true } } },
+                "ResultPath": "$.items",
+                "End": true,
+            },
+        },
+    });
+    let parent = client.deploy("parent", &parent.to_string()).await.unwrap();
+    let run = async |concurrency: i64| {
+        let input = json!({ "items": [1], "concurrency": concurrency }).to_string();
+        let execution = client.start(&parent, &input, None).await.unwrap();
+        client.wait(&execution).await.unwrap()
+    };
+    let ended = run(1).await;
+    let output: Value = serde_json::from_str(&ended.output.unwrap()).unwrap();
+    assert_eq!(output, json!({ "child": 0, "own": 0, "items": [1] }));
+    assert_eq!(run(-1).await.error.as_deref(), Some("States.Runtime"));
+    installation.shutdown().await;
+    for group in ["callback", "scenarios", "sfn_api", "sfn_api_express", "timeouts"] {
+        assert!(page().contains(&format!("`{group}`")), "docs/compatibility.md, Recorded histories: {group}");
+    }
 }
 
 /// A number with commas between thousands, as the page writes it.
