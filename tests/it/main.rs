@@ -11,6 +11,7 @@ mod examples;
 mod express;
 mod faults;
 mod shutdown;
+mod signals;
 mod tidy;
 mod triggers;
 mod workers;

@@ -9,7 +9,7 @@ use stagepost_coordinator::{
     express::{Ended, RunError, Runner},
 };
 use stagepost_protocol::{
-    ExpressStart, Namespace, Report, ReportOutcome, TaskMessage,
+    ExpressStart, Namespace, Report, ReportOutcome, Signal, TaskMessage,
     shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
 };
 
@@ -21,6 +21,7 @@ pub(crate) trait Commands: Send + Sync + 'static {
     async fn stop(&self, stop: Stop) -> Result<Reply, ClientError>;
     async fn redrive(&self, redrive: Redrive) -> Result<Reply, ClientError>;
     async fn update_map_run(&self, update: UpdateMapRun) -> Result<Reply, ClientError>;
+    async fn signal(&self, signal: Signal) -> Result<Reply, ClientError>;
     async fn report(&self, report: Report) -> Result<Reply, ClientError>;
     async fn start_express(&self, start: ExpressStart) -> Result<(), ClientError>;
     async fn run_express(&self, start: ExpressStart) -> Result<Ended, RunError>;
@@ -59,6 +60,10 @@ impl Commands for Coordinators {
 
     async fn update_map_run(&self, update: UpdateMapRun) -> Result<Reply, ClientError> {
         self.client.update_map_run(update).await
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<Reply, ClientError> {
+        self.client.signal(signal).await
     }
 
     async fn report(&self, report: Report) -> Result<Reply, ClientError> {

@@ -343,6 +343,15 @@ pub enum Resource {
     },
 }
 
+impl Resource {
+    /// Whether it is `arn:aws:states:::stagepost:waitForSignal`: the task ends when its execution gets a signal of the
+    /// name in its parameters. Nobody else is asked.
+    pub fn waits_for_signal(&self) -> bool {
+        matches!(self, Resource::Service { service, action, .. }
+            if service == "stagepost" && action == "waitForSignal")
+    }
+}
+
 /// A number that is written in the definition or found in the data.
 #[derive(Debug, Clone)]
 pub enum Number {

@@ -10,7 +10,7 @@ use std::{
 use stagepost_broker::{Broker, ConsumeOptions, Consumer, Delivery, QueueSpec};
 use stagepost_protocol::{
     ExecutionArn, ExecutionId, ExpressStart, Namespace, Payload, Report, ReportOutcome, ServiceCall,
-    ShardMessage, Shards, TaskMessage, TaskToken, Timestamp, TokenKey,
+    ShardMessage, Shards, Signal, TaskMessage, TaskToken, Timestamp, TokenKey,
     shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
     topology::Topology,
 };
@@ -143,6 +143,11 @@ impl Client {
     /// Redrives an execution.
     pub async fn redrive(&self, redrive: Redrive) -> Result<Reply, ClientError> {
         self.request(redrive.execution.id(), ShardMessage::Redrive(redrive)).await
+    }
+
+    /// Signals a running execution.
+    pub async fn signal(&self, signal: Signal) -> Result<Reply, ClientError> {
+        self.request(signal.execution.id(), ShardMessage::Signal(signal)).await
     }
 
     /// Has a service called once, by whoever has the role of a connector, and waits up to `wait` for what becomes of it;

@@ -28,6 +28,7 @@ use crate::{
 pub(crate) mod family;
 mod map_runs;
 mod round;
+mod signals;
 
 use round::Round;
 
@@ -424,6 +425,7 @@ impl Deciding {
                     want(redrive.execution.id());
                 }
                 ShardMessage::UpdateMapRun(update) => want(update.execution.id()),
+                ShardMessage::Signal(signal) => want(signal.execution.id()),
             }
         }
         wakes.iter().copied().for_each(want);
@@ -567,6 +569,7 @@ impl Deciding {
                         .extend(definition.iter().flat_map(|d| d.registered_activities()).map(str::to_owned));
                 }
                 ShardMessage::Redrive(redrive) => ids.push(redrive.execution.id()),
+                ShardMessage::Signal(signal) => ids.push(signal.execution.id()),
                 ShardMessage::Stop(_) | ShardMessage::UpdateMapRun(_) => {}
             }
         }

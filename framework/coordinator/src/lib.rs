@@ -9,8 +9,8 @@
 //! * [`Coordinator`] runs all of it; [`Client`] is how everybody else asks a shard for something.
 //! * `lease` gains and loses shards, `deciding` is the loop, `pipeline` carries a decided batch out,
 //!   `cache` holds the executions in memory, `wake` the deadlines, `dispatch` turns commands into messages,
-//!   [`express`] runs Express executions, in memory, `callbacks` and `triggers` turn foreign messages into shard messages, `recover` publishes again what is
-//!   pending.
+//!   [`express`] runs Express executions, in memory, `callbacks`, `signals` and `triggers` turn foreign messages into
+//!   shard messages, `recover` publishes again what is pending.
 //!
 //! Nothing here decides what a workflow does next: that is `stagepost-engine`. Nothing here calls the outside
 //! world but the store and the broker.
@@ -28,6 +28,7 @@ mod options;
 mod pipeline;
 mod recover;
 mod run;
+mod signals;
 mod triggers;
 mod wake;
 

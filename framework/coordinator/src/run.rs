@@ -26,7 +26,7 @@ use crate::{
     metrics::Metrics,
     options::Options,
     pipeline::{self, Shared},
-    triggers,
+    signals, triggers,
 };
 
 /// Feeds that wait for the loop; each holds up to a batch.
@@ -112,6 +112,7 @@ impl Coordinator {
             supervisor.spawn("commit", pipeline::commit(shared.clone(), to_commit, committed)),
             supervisor.spawn("publish", pipeline::publish(shared.clone(), to_publish)),
             supervisor.spawn("callbacks", callbacks),
+            supervisor.spawn("signals", signals::run(shared.clone(), options.clone(), stopped.clone())),
             supervisor
                 .spawn("express", express::queue::run(runner.clone(), options.clone(), stopped.clone())),
         ];

@@ -49,6 +49,15 @@ pub enum Input {
         /// A request with the same token as the newest redrive is that one.
         client_token: Option<String>,
     },
+    /// Somebody signals the execution: a state that waits for it gets it, now or later.
+    Signal {
+        /// Names the signal among those of the execution.
+        id: String,
+        /// Its name, which states ask for.
+        name: String,
+        /// What the state gets.
+        input: Payload,
+    },
     /// UpdateMapRun. What is `None` stays as it is.
     UpdateMapRun {
         /// Which one.
@@ -142,6 +151,10 @@ pub enum Ignored {
     AlreadyRedriven,
     /// The execution was redriven too often, or its history is too long to go on.
     RedrivenTooOften,
+    /// A signal of this id has come before.
+    AlreadySignaled,
+    /// The execution keeps as many signals as it may, and no state waits for this one.
+    TooManySignals,
 }
 
 /// An effect, as data.

@@ -20,7 +20,7 @@ use crate::{
     execution::Execution,
     history::{EventKind, Failure, HistoryEvent, ScopeId, StateType, TOP_LEVEL},
     live::{Current, DeadlineKind, MapRun, Phase, Scope, Step},
-    redrive, states,
+    redrive, signals, states,
 };
 
 /// A decision that has made so many events stops and leaves the rest to the next wake-up, which is due at once: an
@@ -70,6 +70,7 @@ pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> 
                 Err(ignored) => Some(ignored),
             }
         }
+        Input::Signal { id, name, input } => signals::receive(&mut decider, &id, &name, input),
         Input::Wake => decider.wake(),
         Input::Expire => {
             decider.emit(TOP_LEVEL, 0, EventKind::ExecutionTimedOut(Failure::default()));

@@ -20,6 +20,7 @@ mod live;
 mod observe;
 pub mod probe;
 mod redrive;
+mod signals;
 mod situation;
 mod states;
 

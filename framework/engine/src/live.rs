@@ -5,25 +5,33 @@
 //! of a state with branches or iterations takes what runs below it along.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 use stagepost_asl::{StateIndex, StateKind, StateMachine};
-use stagepost_protocol::{Payload, Timestamp, limits};
-
-mod redrive;
+use stagepost_protocol::{Payload, Timestamp};
 
 use crate::{
     execution::End,
     history::{Assigned, EventKind, Failure, HistoryEvent, ScopeId, TOP_LEVEL},
 };
 
+mod attempts;
 mod check;
+mod children;
 mod map_run;
+mod redrive;
+mod signals;
 
+pub(crate) use attempts::Attempt;
+pub(crate) use children::Children;
 pub(crate) use map_run::{MapRun, Source, Stage};
+
+use attempts::Attempts;
+use children::Items;
+use signals::Signals;
 
 /// The state of an execution but for its origin and definition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,10 +46,12 @@ pub(crate) struct Live {
     /// When it was redriven, and by whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) redriven: Option<Redriven>,
+    /// Those that no state has taken.
+    #[serde(default, skip_serializing_if = "Signals::is_empty")]
+    pub(crate) signals: Signals,
     // What follows is found from the above, and kept beside it so that it is found fast.
-    /// Open attempts by the event that scheduled them.
     #[serde(skip)]
-    attempts: HashMap<u64, ScopeId>,
+    attempts: Attempts,
     /// Map Runs by the event that began them.
     #[serde(skip)]
     map_runs: BTreeMap<u64, ScopeId>,
@@ -165,87 +175,6 @@ pub(crate) enum Phase {
     MapRun(Box<MapRun>),
 }
 
-/// An open attempt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Attempt {
-    /// The event that scheduled it.
-    pub(crate) scheduled_id: u64,
-    /// The input of the activity or the parameters of the service.
-    pub(crate) input: Payload,
-    pub(crate) started: bool,
-    /// The service has accepted the request; what is awaited now comes from somebody else.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) submitted: bool,
-    pub(crate) timeout_at: Option<Timestamp>,
-    pub(crate) heartbeat_millis: Option<i64>,
-    /// When the next heartbeat is missed; `None` as long as none is awaited.
-    pub(crate) heartbeat_due: Option<Timestamp>,
-}
-
-impl Attempt {
-    /// It was heard of: the next heartbeat is awaited from here.
-    fn alive(&mut self, at: Timestamp) {
-        self.heartbeat_due = self.heartbeat_millis.map(|millis| at.plus_millis(millis));
-    }
-}
-
-/// The branches or iterations of a step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Children {
-    pub(crate) is_map: bool,
-    /// The event that the next `MapIterationStarted` follows.
-    pub(crate) follows: u64,
-    pub(crate) total: u32,
-    /// The first that has not begun.
-    pub(crate) next_index: u32,
-    /// 0: no limit.
-    pub(crate) max_concurrency: u32,
-    pub(crate) tolerated_failures: Option<u32>,
-    pub(crate) failed: u32,
-    pub(crate) done: u32,
-    /// Scopes that run.
-    pub(crate) open: BTreeSet<ScopeId>,
-    /// Iterations that failed or were aborted, which fails the state: for a redrive.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    closed: BTreeSet<ScopeId>,
-    pub(crate) results: Vec<Option<Payload>>,
-    result_bytes: usize,
-    /// More iterations start by a wake-up that is due already.
-    paused: Option<Timestamp>,
-    /// The items, where they cannot be found again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) given: Option<Payload>,
-    #[serde(skip)]
-    items: Items,
-}
-
-/// The items of a Map state, kept from when they were last found in its input. No part of the state: they can be
-/// found again.
-#[derive(Debug, Clone, Default)]
-struct Items(Option<Arc<Vec<Payload>>>);
-
-impl PartialEq for Items {
-    fn eq(&self, _: &Items) -> bool {
-        true
-    }
-}
-
-impl Children {
-    fn scopes(&self) -> impl Iterator<Item = ScopeId> {
-        self.open.iter().chain(&self.closed).copied()
-    }
-
-    fn put(&mut self, index: u32, result: &Payload) -> Result<(), String> {
-        match self.results.get_mut(index as usize) {
-            Some(place @ None) => *place = Some(result.clone()),
-            _ => return Err(format!("the result at {index} has no place or is there already")),
-        }
-        self.result_bytes += result.len();
-        self.done += 1;
-        Ok(())
-    }
-}
-
 const SCOPE_BYTES: usize = 320;
 const INDEX_BYTES: usize = 64;
 
@@ -363,7 +292,8 @@ impl Live {
             timeout_at: None,
             end: None,
             redriven: None,
-            attempts: HashMap::new(),
+            signals: Signals::default(),
+            attempts: Attempts::default(),
             map_runs: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             bytes: 0,
@@ -373,7 +303,8 @@ impl Live {
 
     /// Fills in what is not stored.
     pub(crate) fn index_all(&mut self) {
-        (self.attempts, self.deadlines) = (HashMap::new(), BTreeSet::new());
+        self.attempts.clear();
+        self.deadlines.clear();
         self.map_runs.clear();
         (self.bytes, self.variable_bytes) = (0, 0);
         let scopes = std::mem::take(&mut self.scopes);
@@ -401,7 +332,7 @@ impl Live {
     }
 
     pub(crate) fn scope_of_attempt(&self, event_id: u64) -> Option<ScopeId> {
-        self.attempts.get(&event_id).copied()
+        self.attempts.scope(event_id)
     }
 
     /// The items of the Map state in a scope, if they were kept.
@@ -418,9 +349,7 @@ impl Live {
 
     /// Open attempts with the scope they are in, in the order in which they were scheduled.
     pub(crate) fn open_attempts(&self) -> Vec<(u64, ScopeId)> {
-        let mut open: Vec<_> = self.attempts.iter().map(|(event, scope)| (*event, *scope)).collect();
-        open.sort_unstable();
-        open
+        self.attempts.in_order()
     }
 
     /// Attempts that are open, or were at the end, with their states.
@@ -433,7 +362,7 @@ impl Live {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.signals.bytes()
     }
 
     /// What all variables weigh.
@@ -467,7 +396,7 @@ impl Live {
         }
         self.deadlines.extend(scope.deadlines(id));
         if let Some(attempt) = scope.attempt() {
-            self.attempts.insert(attempt.scheduled_id, id);
+            self.attempts.insert(attempt, id);
         }
         if let Some(run) = scope.map_run() {
             self.map_runs.insert(run.started_id, id);
@@ -487,7 +416,7 @@ impl Live {
             self.deadlines.remove(&deadline);
         }
         if let Some(attempt) = scope.attempt() {
-            self.attempts.remove(&attempt.scheduled_id);
+            self.attempts.remove(attempt, id);
         }
         let had_map_run = scope.map_run().map(|run| run.started_id);
         let result = change(scope);
@@ -496,7 +425,7 @@ impl Live {
         self.variable_bytes += scope.variable_bytes();
         self.deadlines.extend(scope.deadlines(id));
         if let Some(attempt) = scope.attempt() {
-            self.attempts.insert(attempt.scheduled_id, id);
+            self.attempts.insert(attempt, id);
         }
         let has_map_run = scope.map_run().map(|run| run.started_id);
         if had_map_run != has_map_run {
@@ -526,7 +455,7 @@ impl Live {
                 self.deadlines.remove(&deadline);
             }
             if let Some(attempt) = scope.attempt() {
-                self.attempts.remove(&attempt.scheduled_id);
+                self.attempts.remove(attempt, id);
             }
             if let Some(run) = scope.map_run() {
                 self.map_runs.remove(&run.started_id);
@@ -584,14 +513,14 @@ impl Live {
             }),
             EventKind::StateAborted { .. } => Ok(()),
             EventKind::ActivityScheduled { input, timeout_seconds, heartbeat_seconds, .. } => {
-                let attempt = attempt(event, input, *timeout_seconds, *heartbeat_seconds);
+                let attempt = Attempt::scheduled(event, input, *timeout_seconds, *heartbeat_seconds);
                 self.schedule(scope, attempt)
             }
             EventKind::LambdaFunctionScheduled { input, timeout_seconds, .. } => {
-                self.schedule(scope, attempt(event, input, *timeout_seconds, None))
+                self.schedule(scope, Attempt::scheduled(event, input, *timeout_seconds, None))
             }
             EventKind::TaskScheduled { parameters, timeout_seconds, heartbeat_seconds, .. } => {
-                let attempt = attempt(event, parameters, *timeout_seconds, *heartbeat_seconds);
+                let attempt = Attempt::scheduled(event, parameters, *timeout_seconds, *heartbeat_seconds);
                 self.schedule(scope, attempt)
             }
             EventKind::ActivityStarted { .. }
@@ -644,6 +573,9 @@ impl Live {
             }),
             EventKind::RetryScheduled { retrier, due } => self.retry(definition, event, *retrier, *due),
             EventKind::HeartbeatReceived => self.change(scope, |s| s.attempt_mut().map(|a| a.alive(at))),
+            EventKind::SignalAwaited { .. } | EventKind::SignalReceived { .. } | EventKind::SignalTaken => {
+                self.apply_signal(event)
+            }
             EventKind::Yielded { name, input } => self.put_off(definition, event, name, input),
             EventKind::MapPaused if self.map_run(scope).is_none() => self.change(scope, |s| {
                 s.children_mut()?.paused = Some(at);
@@ -766,37 +698,6 @@ impl Live {
         })
     }
 
-    fn start_branches(&mut self, event: &HistoryEvent, branches: u32) -> Result<(), String> {
-        self.start_children(event, branches, 0, None, false)?;
-        (0..branches).try_for_each(|index| self.open_child(event.scope, index, event.id))
-    }
-
-    fn start_iteration(&mut self, event: &HistoryEvent, index: u32) -> Result<(), String> {
-        let next = self.change(event.scope, |s| {
-            let children = s.children_mut()?;
-            children.paused = None;
-            Ok(children.next_index)
-        })?;
-        if next != index {
-            return Err(format!("the next iteration is {next}"));
-        }
-        self.open_child(event.scope, index, event.id)
-    }
-
-    fn fail_iteration(&mut self, event: &HistoryEvent, result: Option<&Payload>) -> Result<(), String> {
-        let (map, index) = match result {
-            Some(_) => self.close_iteration(event.scope, event.previous_id)?,
-            None => self.stop_iteration(event.scope, event.previous_id)?,
-        };
-        self.change(map, |s| {
-            s.chain = event.previous_id;
-            let Some(result) = result else { return Ok(()) };
-            let children = s.children_mut()?;
-            children.failed += 1;
-            children.put(index, result)
-        })
-    }
-
     fn follow(&mut self, scope: ScopeId, chain: u64) -> Result<(), String> {
         self.change(scope, |s| {
             s.chain = chain;
@@ -811,6 +712,7 @@ impl Live {
         // A redrive goes on where it stopped.
         if matches!(end, End::Succeeded(_)) {
             self.scopes.clear();
+            self.signals = Signals::default();
             (self.bytes, self.variable_bytes) = (0, 0);
         }
         self.end = Some((end, at));
@@ -866,97 +768,6 @@ impl Live {
             Ok(())
         })
     }
-
-    fn start_children(
-        &mut self,
-        event: &HistoryEvent,
-        total: u32,
-        max_concurrency: u32,
-        tolerated_failures: Option<u32>,
-        is_map: bool,
-    ) -> Result<(), String> {
-        // An array of more items is larger than any payload.
-        if total as usize > limits::SHARD_MESSAGE_BYTES_MAX {
-            return Err("it has too many branches or items".to_owned());
-        }
-        self.change(event.scope, |s| {
-            s.chain = event.id;
-            let step = s.step_mut()?;
-            if !matches!(step.phase, Phase::Deciding | Phase::Retrying(_)) {
-                return Err("its state waits for something else".to_owned());
-            }
-            step.phase = Phase::Children(Box::new(Children {
-                is_map,
-                follows: event.id,
-                total,
-                next_index: 0,
-                max_concurrency,
-                tolerated_failures,
-                failed: 0,
-                done: 0,
-                open: BTreeSet::new(),
-                closed: BTreeSet::new(),
-                results: vec![None; total as usize],
-                result_bytes: 0,
-                paused: None,
-                given: None,
-                items: Items::default(),
-            }));
-            Ok(())
-        })
-    }
-
-    fn open_child(&mut self, parent: ScopeId, index: u32, chain: u64) -> Result<(), String> {
-        let child = self.next_scope;
-        self.change(parent, |s| {
-            let children = s.children_mut()?;
-            if index >= children.total {
-                return Err(format!("there are {} items", children.total));
-            }
-            children.next_index = index + 1;
-            children.open.insert(child);
-            Ok(())
-        })?;
-        self.open_scope(Some(parent), index, chain);
-        Ok(())
-    }
-
-    /// Gives the scope of the Map state and the index of the iteration.
-    fn close_iteration(&mut self, scope: ScopeId, follows: u64) -> Result<(ScopeId, u32), String> {
-        let found = self.leave_iteration(scope, follows, false)?;
-        self.close_scope(scope);
-        Ok(found)
-    }
-
-    /// As [`Live::close_iteration`], of an iteration whose end fails the state.
-    fn stop_iteration(&mut self, scope: ScopeId, follows: u64) -> Result<(ScopeId, u32), String> {
-        self.leave_iteration(scope, follows, true)
-    }
-
-    fn leave_iteration(
-        &mut self,
-        scope: ScopeId,
-        follows: u64,
-        keep: bool,
-    ) -> Result<(ScopeId, u32), String> {
-        let child = self.scopes.get(&scope).ok_or_else(|| format!("there is no scope {scope}"))?;
-        let index = child.index;
-        let parent = child.parent.ok_or("the top level is no iteration")?;
-        self.change(parent, |s| {
-            let children = s.children_mut()?;
-            if !children.open.remove(&scope) {
-                return Err("the iteration does not run".to_owned());
-            }
-            if keep {
-                children.closed.insert(scope);
-            }
-            if children.max_concurrency > 0 {
-                children.follows = follows;
-            }
-            Ok(())
-        })?;
-        Ok((parent, index))
-    }
 }
 
 fn named(definition: &StateMachine, name: &str) -> Result<StateIndex, String> {
@@ -977,23 +788,5 @@ fn retriers(definition: &StateMachine, state: StateIndex) -> usize {
         | StateKind::Wait(_)
         | StateKind::Succeed
         | StateKind::Fail(_) => 0,
-    }
-}
-
-fn attempt(
-    event: &HistoryEvent,
-    input: &Payload,
-    timeout_seconds: Option<u64>,
-    heartbeat_seconds: Option<u64>,
-) -> Attempt {
-    Attempt {
-        scheduled_id: event.id,
-        input: input.clone(),
-        started: false,
-        submitted: false,
-        timeout_at: timeout_seconds.map(|s| event.at.plus_seconds_f64(s as f64)),
-        heartbeat_millis: heartbeat_seconds
-            .map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1000)),
-        heartbeat_due: None,
     }
 }

@@ -8,7 +8,7 @@ use stagepost_protocol::Timestamp;
 use crate::live::Live;
 
 /// Fields that hold event ids, counters that only grow, and times that have passed.
-const PAST: [&str; 13] = [
+const PAST: [&str; 14] = [
     "last_event_id",
     "last_at",
     "next_scope",
@@ -23,6 +23,8 @@ const PAST: [&str; 13] = [
     "arn",
     "started_id",
     "started_at",
+    // The ids of signals.
+    "seen",
 ];
 
 /// Fields that hold times to come.

@@ -24,3 +24,13 @@ pub const JSON_DEPTH_MAX: usize = 128;
 pub const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Largest body of a shard message (a batch of results).
 pub const SHARD_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest name of a signal, in characters.
+pub const SIGNAL_NAME_CHARS_MAX: usize = 256;
+/// Longest id of a signal, in characters.
+pub const SIGNAL_ID_CHARS_MAX: usize = 128;
+/// An execution keeps so many signals that no state has taken yet.
+pub const SIGNALS_KEPT_MAX: usize = 1_000;
+/// The signals that an execution keeps have so many bytes of input together.
+pub const SIGNALS_KEPT_BYTES_MAX: usize = 1024 * 1024;
+/// An execution remembers the ids of so many signals, the newest, to know a repetition.
+pub const SIGNAL_IDS_MAX: usize = 256;

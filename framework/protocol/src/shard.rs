@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ExecutionArn, ExecutionId, MapItem, MapRunArn, Message, Payload, Properties, StateMachineArn, TaskToken,
-    Timestamp,
+    ExecutionArn, ExecutionId, MapItem, MapRunArn, Message, Payload, Properties, Signal, StateMachineArn,
+    TaskToken, Timestamp,
 };
 
 /// The number of a shard, from 0.
@@ -76,6 +76,8 @@ pub enum ShardMessage {
     Redrive(Redrive),
     /// Change how a Map Run runs. Answered like a start.
     UpdateMapRun(UpdateMapRun),
+    /// Signal a running execution. Answered like a start.
+    Signal(Signal),
 }
 
 /// What became of one attempt.
@@ -276,8 +278,12 @@ pub enum Reply {
     NotRedrivable(String),
     /// There is no such execution.
     NotFound,
-    /// The report, or the change of a Map Run, was taken.
+    /// The report, the signal or the change of a Map Run was taken.
     Accepted,
+    /// The execution has ended and takes no more signals (ExecutionNotRunning).
+    Ended,
+    /// The execution keeps as many signals as it may (SignalLimitExceeded).
+    TooManySignals,
     /// The token is none of this installation's (InvalidToken).
     InvalidToken,
     /// The attempt has ended, by a result or a timeout (TaskTimedOut).

@@ -49,6 +49,11 @@ impl Topology {
         format!("{}.callbacks", self.prefix)
     }
 
+    /// `stagepost.signals`: signals to executions.
+    pub fn signals(&self) -> String {
+        format!("{}.signals", self.prefix)
+    }
+
     /// `stagepost.express`: executions of EXPRESS state machines that are to be run, asynchronously.
     pub fn express(&self) -> String {
         format!("{}.express", self.prefix)
@@ -84,6 +89,7 @@ mod tests {
         let other = Namespace { account: "111111111111".into(), region: "eu-west-1".into() };
         assert_eq!(t.activity(&other, "a"), "stagepost.activity.111111111111.eu-west-1.a");
         assert_eq!(Topology::new("x").callbacks(), "x.callbacks");
+        assert_eq!(t.signals(), "stagepost.signals");
         assert_eq!(t.express(), "stagepost.express");
         let runner = RunnerId::from_bytes([0, 1, 2, 3, 4, 5, 6, 255]);
         assert_eq!(t.runner(runner), "stagepost.express.00010203040506ff");

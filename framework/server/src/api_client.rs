@@ -311,6 +311,21 @@ impl ApiClient {
         self.call("RedriveExecution", &request).await.map(drop)
     }
 
+    /// Signals a running execution; the answer is the signal's id. A request with an id may be repeated.
+    pub async fn signal(
+        &self,
+        execution: &ExecutionArn,
+        name: &str,
+        input: &str,
+        id: Option<&str>,
+    ) -> Result<String, CallError> {
+        let mut request = json!({"executionArn": execution, "signalName": name, "input": input});
+        set(&mut request, "signalId", id);
+        let answer = self.call_own("SignalExecution", &request).await?;
+        let id = answer.get("signalId").and_then(Value::as_str);
+        id.map(str::to_owned).ok_or_else(|| self.not_the_api("SignalExecution's answer has no 'signalId'"))
+    }
+
     /// Completes the task of a token.
     pub async fn send_success(&self, token: &str, output: &str) -> Result<(), CallError> {
         self.call("SendTaskSuccess", &json!({"taskToken": token, "output": output})).await.map(drop)

@@ -3,6 +3,9 @@
 
 use crate::operations::operations;
 
+mod signals;
+
 operations! {
     /// The operations of Stagepost that there are.
+    "SignalExecution" => signals::send,
 }

@@ -261,15 +261,15 @@ fn item(execution: &ExecutionSummary) -> Value {
 }
 
 /// The summary of an execution that must be there.
-pub(super) async fn find(cx: &Context<'_>, arn: &ExecutionArn) -> Result<ExecutionSummary, ApiError> {
+pub(crate) async fn find(cx: &Context<'_>, arn: &ExecutionArn) -> Result<ExecutionSummary, ApiError> {
     cx.api.reader.execution(arn.id()).await?.ok_or_else(|| missing(arn))
 }
 
-fn missing(arn: &ExecutionArn) -> ApiError {
+pub(crate) fn missing(arn: &ExecutionArn) -> ApiError {
     ApiError::about(Code::ExecutionDoesNotExist, arn)
 }
 
 /// A reply that the coordinator never gives to this request.
-pub(super) fn unexpected(operation: &str, reply: &Reply) -> ApiError {
+pub(crate) fn unexpected(operation: &str, reply: &Reply) -> ApiError {
     ApiError::internal(format!("{operation} was answered with {reply:?}"))
 }

@@ -11,11 +11,11 @@ use crate::{api::Api, operations::operations, wire::Members};
 
 mod activities;
 mod definitions;
-mod executions;
+pub(crate) mod executions;
 mod express;
 mod history;
 mod map_runs;
-mod names;
+pub(crate) mod names;
 mod settings;
 mod state_machines;
 mod tags;

@@ -53,7 +53,7 @@ pub(super) fn state_machine(text: &str) -> Result<(StateMachineArn, Option<&str>
 }
 
 /// The ARN of an execution that is kept: not an Express execution.
-pub(super) fn execution(text: &str) -> Result<ExecutionArn, ApiError> {
+pub(crate) fn execution(text: &str) -> Result<ExecutionArn, ApiError> {
     let arn = ExecutionArn::parse(text).ok().filter(|arn| storable(text) && !arn.is_express());
     arn.ok_or_else(|| invalid(text, "execution"))
 }

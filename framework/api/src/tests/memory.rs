@@ -13,8 +13,8 @@ use stagepost_coordinator::{
 };
 use stagepost_engine::End;
 use stagepost_protocol::{
-    ExecutionId, ExpressStart, MapRun, MapRunArn, Namespace, Payload, Report, ReportOutcome, StateMachineArn,
-    TaskMessage, Timestamp,
+    ExecutionId, ExpressStart, MapRun, MapRunArn, Namespace, Payload, Report, ReportOutcome, Signal,
+    StateMachineArn, TaskMessage, Timestamp,
     shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
 };
 use stagepost_store::{
@@ -34,6 +34,8 @@ pub(super) struct Tables {
     pub(super) express: Vec<ExpressStart>,
     pub(super) map_runs: Vec<MapRun>,
     pub(super) updates: Vec<UpdateMapRun>,
+    pub(super) signals: Vec<Signal>,
+    pub(super) signal_reply: Option<Reply>,
     pub(super) reports: Vec<Report>,
     pub(super) report_reply: Option<Reply>,
     pub(super) task: Option<TaskMessage>,
@@ -353,6 +355,12 @@ impl Commands for Memory {
     async fn update_map_run(&self, update: UpdateMapRun) -> Result<Reply, ClientError> {
         self.tables().updates.push(update);
         Ok(Reply::Accepted)
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<Reply, ClientError> {
+        let mut tables = self.tables();
+        tables.signals.push(signal);
+        Ok(tables.signal_reply.clone().unwrap_or(Reply::Accepted))
     }
 
     async fn report(&self, report: Report) -> Result<Reply, ClientError> {

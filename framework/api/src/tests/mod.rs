@@ -20,6 +20,7 @@ mod express;
 mod memory;
 mod operations;
 mod operators;
+mod signals;
 mod test_state;
 mod whole;
 
@@ -65,11 +66,26 @@ impl Server {
         access_key: &str,
         region: &str,
     ) -> Result<Value, (String, String)> {
+        self.call_target(&format!("AWSStepFunctions.{operation}"), body, access_key, region).await
+    }
+
+    /// Calls an operation of our own.
+    async fn call_own(&self, operation: &str, body: Value) -> Result<Value, (String, String)> {
+        self.call_target(&format!("Stagepost.{operation}"), body, "test", "us-east-1").await
+    }
+
+    async fn call_target(
+        &self,
+        target: &str,
+        body: Value,
+        access_key: &str,
+        region: &str,
+    ) -> Result<Value, (String, String)> {
         let authorization = format!(
             "AWS4-HMAC-SHA256 Credential={access_key}/20260101/{region}/states/aws4_request, SignedHeaders=host, Signature=0"
         );
         let request = Request::post("/")
-            .header("X-Amz-Target", format!("AWSStepFunctions.{operation}"))
+            .header("X-Amz-Target", target)
             .header("Content-Type", "application/x-amz-json-1.0")
             .header("Authorization", authorization)
             .body(Body::from(body.to_string()))

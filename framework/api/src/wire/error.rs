@@ -52,6 +52,8 @@ codes! {
     TaskDoesNotExist "com.amazonaws.states" BAD_REQUEST "Task Does Not Exist",
     TaskTimedOut "com.amazonaws.states" BAD_REQUEST "Task Timed Out",
     TooManyTags "com.amazonaws.states" BAD_REQUEST "Too Many Tags",
+    ExecutionNotRunning "stagepost" BAD_REQUEST "Execution Not Running",
+    SignalLimitExceeded "stagepost" BAD_REQUEST "Signal Limit Exceeded",
     ValidationException "com.amazon.coral.validate" BAD_REQUEST "Validation",
     SerializationException "com.amazon.coral.service" BAD_REQUEST "Serialization",
     UnknownOperationException "com.amazon.coral.service" BAD_REQUEST "Unknown operation",

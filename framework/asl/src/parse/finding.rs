@@ -170,6 +170,7 @@ impl fmt::Display for Finding {
 /// too; here they are how any work is done, so they are accepted.
 pub fn express_findings(machine: &StateMachine) -> Vec<Finding> {
     let refused = |resource: &Resource| match resource {
+        resource if resource.waits_for_signal() => Some("tasks that wait for a signal".to_owned()),
         Resource::Service { pattern, .. } => match pattern {
             IntegrationPattern::Sync | IntegrationPattern::Sync2 => {
                 Some("'.sync' service integration".to_owned())

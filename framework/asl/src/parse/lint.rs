@@ -48,9 +48,11 @@ fn warn(found: &mut Findings, code: &'static str, pointer: &str, message: &str, 
 
 /// A task that waits for somebody's answer.
 fn waits(found: &mut Findings, state: &State, task: &TaskState) {
-    let Resource::Service { pattern: IntegrationPattern::WaitForTaskToken, .. } = &task.resource else {
+    let by_token =
+        matches!(&task.resource, Resource::Service { pattern: IntegrationPattern::WaitForTaskToken, .. });
+    if !by_token && !task.resource.waits_for_signal() {
         return;
-    };
+    }
     let pointer = state.pointer.as_str();
     if task.timeout_seconds.is_none() && task.heartbeat_seconds.is_none() {
         let message = "This task waits for an answer that may never come: it has no time limit";
@@ -64,7 +66,7 @@ fn waits(found: &mut Findings, state: &State, task: &TaskState) {
             .iter()
             .any(|part| text.contains(part))
     });
-    if !told {
+    if by_token && !told {
         let message = "Nobody is told the token that completes this task";
         let help =
             "put the token into the parameters: $$.Task.Token, or $states.context.Task.Token in JSONata";

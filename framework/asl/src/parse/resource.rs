@@ -69,12 +69,16 @@ fn integration(arn: &str, rest: &str) -> Result<Resource, String> {
         let sdk = format!("arn:aws:states:::aws-sdk:{service}:{action}");
         return Err(format!("'{service}' offers {}; anything else is called as {sdk}", actions.join(", ")));
     }
-    Ok(Resource::Service {
+    let resource = Resource::Service {
         arn: arn.to_owned(),
         service: service.to_owned(),
         action: action.to_owned(),
         pattern,
-    })
+    };
+    if resource.waits_for_signal() && pattern != IntegrationPattern::RequestResponse {
+        return Err(format!("a task waits for a signal by itself: leave '{}' out", pattern.suffix()));
+    }
+    Ok(resource)
 }
 
 /// Whether a service integration is one that the service itself offers.
@@ -99,6 +103,8 @@ const OPTIMIZED: &[(&str, &[&str])] = &[
     ("mediaconvert", &["createJob"]),
     ("sns", &["publish"]),
     ("sqs", &["sendMessage"]),
+    // Our own.
+    ("stagepost", &["waitForSignal"]),
     ("states", &["startExecution"]),
 ];
 
@@ -127,6 +133,7 @@ mod tests {
         service("::sqs:sendMessage.waitForTaskToken", "sqs", "sendMessage", WaitForTaskToken);
         service("::states:startExecution.sync", "states", "startExecution", Sync);
         service("::states:startExecution.sync:2", "states", "startExecution", Sync2);
+        service("::stagepost:waitForSignal", "stagepost", "waitForSignal", RequestResponse);
         service("::aws-sdk:s3:getObject", "aws-sdk:s3", "getObject", RequestResponse);
         service("::aws-sdk:sfn:x.waitForTaskToken", "aws-sdk:sfn", "x", WaitForTaskToken);
         service("eu-west-1:123456789012:aws-sdk:s3:getObject", "aws-sdk:s3", "getObject", RequestResponse);
@@ -162,6 +169,8 @@ mod tests {
             "arn:aws:lambda:::function:",
             "arn:aws:s3:::bucket",
             "arn:aws:states:::dynamodb:query",
+            "arn:aws:states:::stagepost:waitForSignal.waitForTaskToken",
+            "arn:aws:states:::stagepost:readItems",
             "arn:aws:states:::sqs",
             "arn:aws:states:::sqs:",
             "arn:aws:states:::aws-sdk:getObject:.sync",

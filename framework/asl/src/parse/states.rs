@@ -1,7 +1,7 @@
 //! The eight state types.
 
 use serde_json::Value;
-use stagepost_protocol::Timestamp;
+use stagepost_protocol::{Timestamp, signal::check_name};
 
 use super::{
     errors,
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     choice::Rule,
     intrinsic::Intrinsic,
+    jsonata::expression,
     model::{
         Choice, ChoiceState, FailState, ParallelState, PassState, Resource, StateKind, TaskState, Text,
         Transition, WaitState, WaitUntil,
@@ -117,6 +118,9 @@ fn task(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> O
     }
     let credentials = credentials(found, node);
     let parameters = parameters(found, node);
+    if resource.as_ref().is_some_and(Resource::waits_for_signal) {
+        signal(found, node);
+    }
     let result_selector = found.template(node, "ResultSelector");
     let result_path = found.result_path(node);
     let errors = errors::read(found, origin, node);
@@ -132,6 +136,33 @@ fn task(found: &mut Findings, origin: &mut Origin<'_, '_>, node: &Node<'_>) -> O
         errors,
         transition: transition?,
     })
+}
+
+/// What is particular to a task that waits for a signal.
+fn signal(found: &mut Findings, node: &Node<'_>) {
+    let (field, names): (_, &[&str]) =
+        if found.is_jsonata() { ("Arguments", &["Name"]) } else { ("Parameters", &["Name", "Name.$"]) };
+    found.required(node, &[field]);
+    // In JSONata they may be one expression.
+    if let Some(fields @ Value::Object(_)) = node.get(field)
+        && let Some(parameters) = found.object(fields, node.at(field))
+    {
+        found.only(&parameters, &[names]);
+        found.exactly_one(&parameters, names);
+        if let Some(name) = found.string(&parameters, "Name")
+            && expression(name).is_none()
+            && let Err(error) = check_name(name)
+        {
+            found.schema(parameters.at("Name"), error.to_string());
+        }
+    }
+    for field in ["HeartbeatSeconds", "HeartbeatSecondsPath"] {
+        if node.has(field) {
+            let message =
+                format!("A task that waits for a signal gets no heartbeats: '{field}' would end it");
+            found.schema(node.at(field), message).help = Some("use TimeoutSeconds".to_owned());
+        }
+    }
 }
 
 /// `Parameters`, or `Arguments` in JSONata.

@@ -602,6 +602,13 @@ fn express_machines_have_no_jobs_and_no_tokens() {
     // The service says it so, with a space at its end.
     let wait = resource("arn:aws:states:::sqs:sendMessage.waitForTaskToken");
     assert!(wait[0].contains("'.waitForTaskToken' service integration  at /States"), "{wait:?}");
+    let signal = parse(&state(
+        r#""Type": "Task", "End": true, "Resource": "arn:aws:states:::stagepost:waitForSignal",
+            "Parameters": {"Name": "a"}"#,
+    ));
+    let signal: Vec<String> =
+        express_findings(&signal.unwrap().0).into_iter().map(|f| f.to_string()).collect();
+    assert!(signal[0].contains("does not support tasks that wait for a signal"), "{signal:?}");
     assert_eq!(resource("arn:aws:states:::activity:a"), [""; 0]);
     assert_eq!(resource("arn:aws:states:::sqs:sendMessage"), [""; 0]);
 }

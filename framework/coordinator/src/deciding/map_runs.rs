@@ -31,10 +31,12 @@ impl Round<'_> {
                     Ignored::AlreadyStarted
                     | Ignored::AlreadySubmitted
                     | Ignored::AlreadyRedriven
+                    | Ignored::AlreadySignaled
                     | Ignored::NothingDue => Reply::Accepted,
                     Ignored::Ended
                     | Ignored::NotEnded
                     | Ignored::RedrivenTooOften
+                    | Ignored::TooManySignals
                     | Ignored::AttemptClosed
                     | Ignored::UnknownAttempt => Reply::NotFound,
                 }

@@ -15,7 +15,7 @@ use stagepost_store::{
     EndedExecution, ExecutionStatus, HistoryRow, Lease, NewExecution, RedrivenExecution, Snapshot,
 };
 
-use super::{Deciding, FACTS_MAX, Known, Taken, family, snapshot_payload};
+use super::{Deciding, FACTS_MAX, Known, Taken, family, signals, snapshot_payload};
 use crate::{cache::Entry, dispatch, metrics::add, pipeline::Decided};
 
 /// A snapshot is not written before as many events as its size is worth.
@@ -90,6 +90,7 @@ impl<'a> Round<'a> {
             ShardMessage::Stop(stop) => Some(stop.execution.id()),
             ShardMessage::Redrive(redrive) => Some(redrive.execution.id()),
             ShardMessage::UpdateMapRun(update) => Some(update.execution.id()),
+            ShardMessage::Signal(signal) => Some(signal.execution.id()),
         };
         if let Some(home) = id.map(|id| shards.of(id)).filter(|home| *home != shard) {
             return self.send_on(home, &message, reply);
@@ -114,6 +115,13 @@ impl<'a> Round<'a> {
             ShardMessage::Stop(stop) => Some(self.stop(stop, redelivered)),
             ShardMessage::Redrive(redrive) => Some(self.redrive(redrive, redelivered)),
             ShardMessage::UpdateMapRun(update) => Some(self.update_map_run(update, redelivered)),
+            ShardMessage::Signal(signal) => {
+                let answer = self.signal(&signal, redelivered);
+                if let (None, Some(reason)) = (&reply, signals::refusal(&answer)) {
+                    self.dead(shard, &ShardMessage::Signal(signal), &reason);
+                }
+                Some(answer)
+            }
         };
         if let (Some(answer), Some((reply_to, correlation_id))) = (answer, reply) {
             self.decided.replies.push(answer.encode(&reply_to, &correlation_id));
@@ -189,9 +197,11 @@ impl<'a> Round<'a> {
                     }
                     Ignored::AttemptClosed | Ignored::Ended => Reply::TaskTimedOut,
                     // Nothing that a report leads to.
-                    Ignored::NotEnded | Ignored::AlreadyRedriven | Ignored::RedrivenTooOften => {
-                        Reply::Accepted
-                    }
+                    Ignored::NotEnded
+                    | Ignored::AlreadyRedriven
+                    | Ignored::RedrivenTooOften
+                    | Ignored::AlreadySignaled
+                    | Ignored::TooManySignals => Reply::Accepted,
                     Ignored::UnknownAttempt => Reply::TaskDoesNotExist,
                 }
             }

@@ -35,7 +35,8 @@ async fn take(runner: &Runner, delivery: Delivery) -> Option<(Reply, (String, St
     let reports = match ShardMessage::decode(&delivery.body, &delivery.properties) {
         Ok(ShardMessage::Reports(reports)) => reports,
         Ok(_) => {
-            let reason = "Express executions are neither started nor stopped by a message to their runner";
+            let reason =
+                "Express executions are neither started, stopped nor signaled by a message to their runner";
             return reply.map(|reply| (Reply::Refused(reason.to_owned()), reply));
         }
         Err(reason) => {

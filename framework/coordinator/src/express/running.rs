@@ -160,8 +160,14 @@ impl Running {
             }
             Some(Ignored::AttemptClosed | Ignored::Ended) => Reply::TaskTimedOut,
             Some(Ignored::UnknownAttempt) => Reply::TaskDoesNotExist,
-            // Nobody asks for it: an Express execution cannot be redriven.
-            Some(Ignored::NotEnded | Ignored::AlreadyRedriven | Ignored::RedrivenTooOften) => Reply::Accepted,
+            // Nobody asks for it: an Express execution is neither redriven nor signaled.
+            Some(
+                Ignored::NotEnded
+                | Ignored::AlreadyRedriven
+                | Ignored::RedrivenTooOften
+                | Ignored::AlreadySignaled
+                | Ignored::TooManySignals,
+            ) => Reply::Accepted,
         };
         if let Some((reply_to, correlation_id)) = asked.reply {
             self.outbox.replies.push(reply.encode(&reply_to, &correlation_id));

@@ -137,6 +137,9 @@ const fn code(kind: &EventKind) -> u8 {
         EventKind::MapRunFailing(_) => 78,
         EventKind::MapResultsRequested => 79,
         EventKind::MapRunUpdated { .. } => 80,
+        EventKind::SignalAwaited { .. } => 90,
+        EventKind::SignalReceived { .. } => 91,
+        EventKind::SignalTaken => 92,
     }
 }
 
@@ -348,6 +351,12 @@ impl<'a> Writer<'a> {
                 self.string(name);
                 self.payload(input);
             }
+            EventKind::SignalAwaited { name } => self.string(name),
+            EventKind::SignalReceived { id, name, input } => {
+                self.string(id);
+                self.string(name);
+                self.payload(input);
+            }
             EventKind::MapRunStarted { arn, settings } => {
                 self.string(arn);
                 self.json(settings);
@@ -385,6 +394,7 @@ impl<'a> Writer<'a> {
             | EventKind::MapStateSucceeded
             | EventKind::MapStateFailed
             | EventKind::HeartbeatReceived
+            | EventKind::SignalTaken
             | EventKind::MapPaused => {}
         }
     }
@@ -665,6 +675,13 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
                 tolerated_failure_count: self.required()?,
                 tolerated_failure_percentage: self.required()?,
             },
+            90 => EventKind::SignalAwaited { name: self.required()? },
+            91 => EventKind::SignalReceived {
+                id: self.required()?,
+                name: self.required()?,
+                input: self.payload()?,
+            },
+            92 => EventKind::SignalTaken,
             _ => return Err(A::Error::custom(format!("unknown event code {code}"))),
         })
     }

@@ -178,6 +178,9 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
         EventKind::WaitScheduled { .. }
         | EventKind::RetryScheduled { .. }
         | EventKind::HeartbeatReceived
+        | EventKind::SignalAwaited { .. }
+        | EventKind::SignalReceived { .. }
+        | EventKind::SignalTaken
         | EventKind::Yielded { .. }
         | EventKind::MapPaused
         | EventKind::MapItemsRequested

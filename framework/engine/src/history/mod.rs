@@ -466,6 +466,22 @@ pub enum EventKind {
     },
     /// Hidden: an attempt is alive.
     HeartbeatReceived,
+    /// Hidden: an attempt ends with the next signal of this name.
+    SignalAwaited {
+        /// The name.
+        name: Arc<str>,
+    },
+    /// Hidden: a signal came, and is kept until a state takes it.
+    SignalReceived {
+        /// Names it among the signals of the execution.
+        id: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+        /// What the state gets.
+        input: Payload,
+    },
+    /// Hidden: an attempt takes the oldest signal of the name that it waits for.
+    SignalTaken,
     /// Hidden: too much happened in one decision; the state is entered in the next one.
     Yielded {
         /// The state to enter.
@@ -485,6 +501,9 @@ impl EventKind {
             EventKind::WaitScheduled { .. }
                 | EventKind::RetryScheduled { .. }
                 | EventKind::HeartbeatReceived
+                | EventKind::SignalAwaited { .. }
+                | EventKind::SignalReceived { .. }
+                | EventKind::SignalTaken
                 | EventKind::Yielded { .. }
                 | EventKind::MapPaused
                 | EventKind::MapItemsRequested

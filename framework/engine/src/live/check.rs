@@ -25,6 +25,12 @@ impl Live {
         if self.deadlines.is_empty() && self.attempts.is_empty() && self.map_runs.is_empty() {
             return Err("it waits for nothing".to_owned());
         }
+        if !self.signals.check() {
+            return Err("the signals that are kept do not add up".to_owned());
+        }
+        if self.keeps_awaited_signal() {
+            return Err("a signal is kept that a state waits for".to_owned());
+        }
         for (id, scope) in &self.scopes {
             let parent = scope.parent.map(|p| self.scopes.get(&p).and_then(Scope::children));
             match parent {

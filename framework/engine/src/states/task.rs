@@ -12,6 +12,7 @@ use crate::{
     execution::Execution,
     history::{EventKind, Failure, ScopeId, Service},
     live::Step,
+    signals,
 };
 
 /// What an attempt is given.
@@ -21,6 +22,8 @@ pub(crate) struct Work {
     heartbeat_seconds: Option<u64>,
     /// The role of `Credentials`.
     role_arn: Option<Arc<str>>,
+    /// The name of the signal that it waits for, if that is what it does.
+    signal: Option<Arc<str>>,
 }
 
 pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, task: &TaskState) -> Option<Ready> {
@@ -31,7 +34,7 @@ pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, task: &TaskState)
         let failure = evaluation.runtime(&format!("The activity {arn} does not exist."));
         return decider.fail(scope, failure);
     }
-    let Work { input, timeout_seconds, heartbeat_seconds, role_arn } = match work(evaluation, task) {
+    let Work { input, timeout_seconds, heartbeat_seconds, role_arn, signal } = match work(evaluation, task) {
         Ok(work) => work,
         Err(failure) => return decider.fail(scope, failure),
     };
@@ -57,6 +60,9 @@ pub(crate) fn begin(decider: &mut Decider<'_>, scope: ScopeId, task: &TaskState)
     if !matches!(task.resource, Resource::Activity { .. }) {
         // Nobody has to come for a call: it begins as soon as it is scheduled.
         decider.emit_next(scope, started(&task.resource, None));
+    }
+    if let Some(name) = &signal {
+        return signals::wait(decider, scope, task, name);
     }
     if let Some(command) = command(decider.execution, scope, decider.env) {
         decider.command(command);
@@ -99,7 +105,12 @@ pub(crate) fn work(evaluation: Evaluation<'_>, task: &TaskState) -> Result<Work,
         }
     };
     let input = evaluation.bounded(evaluation.parameters(task.parameters.as_ref())?)?;
-    Ok(Work { input, timeout_seconds, heartbeat_seconds, role_arn })
+    let signal = if task.resource.waits_for_signal() {
+        Some(signals::awaited(&input).map_err(|cause| evaluation.runtime(&cause))?)
+    } else {
+        None
+    };
+    Ok(Work { input, timeout_seconds, heartbeat_seconds, role_arn, signal })
 }
 
 /// The service that a service integration's events name.
@@ -178,6 +189,8 @@ pub(crate) fn command(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> O
         Resource::Service { pattern: IntegrationPattern::WaitForTaskToken, .. } if attempt.submitted => {
             return None;
         }
+        // The execution itself gives it what it waits for.
+        resource if resource.waits_for_signal() => return None,
         resource => target(resource)?,
     };
     Some(Command::Call(Call {

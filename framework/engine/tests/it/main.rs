@@ -7,5 +7,6 @@ mod histories;
 mod hostile;
 mod random;
 mod redrive;
+mod signals;
 mod support;
 mod variables;

@@ -33,6 +33,8 @@ struct Builder<'b> {
 }
 
 const DEPTH_MAX: usize = 3;
+/// The names of the signals that states wait for.
+const SIGNALS: [&str; 2] = ["go", "stop"];
 
 impl Builder<'_> {
     fn scope(&mut self, depth: usize) -> Value {
@@ -143,6 +145,18 @@ impl Builder<'_> {
     }
 
     fn task(&mut self) -> Value {
+        if self.choices.one_in(5) {
+            let mut task = json!({
+                "Type": "Task",
+                "Resource": "arn:aws:states:::stagepost:waitForSignal",
+                "Parameters": { "Name": SIGNALS[self.choices.below(2)] },
+                "ResultPath": "$.signal",
+            });
+            if self.choices.one_in(2) {
+                task["TimeoutSeconds"] = json!(3);
+            }
+            return task;
+        }
         if self.choices.one_in(4) {
             let token = ["", ".waitForTaskToken"][self.choices.below(2)];
             return json!({
@@ -264,7 +278,18 @@ fn open_attempts(run: &Run) -> Vec<(u64, Option<u64>)> {
     run.pending().into_iter().filter_map(about).collect()
 }
 
+fn signal(run: &mut Run, name: &str, id: usize) -> Result<(), Ignored> {
+    let input = payload(&json!({ "id": id }));
+    run.decide(Input::Signal { id: id.to_string(), name: name.to_owned(), input })
+}
+
 fn act(run: &mut Run, choices: &mut Choices<'_>) {
+    if choices.one_in(6) {
+        let (name, id) = (SIGNALS[choices.below(2)], choices.below(40));
+        let sent = signal(run, name, id);
+        assert!(matches!(sent, Ok(()) | Err(Ignored::AlreadySignaled)), "{sent:?}");
+        return;
+    }
     let open = open_attempts(run);
     let newest = usize::try_from(run.execution.last_event_id()).unwrap();
     let (event_id, child) = match open.len() {
@@ -314,7 +339,7 @@ fn act(run: &mut Run, choices: &mut Choices<'_>) {
 }
 
 fn finish(run: &mut Run) {
-    for _ in 0..2_000 {
+    for n in 0..2_000 {
         if run.execution.end().is_some() {
             return;
         }
@@ -324,6 +349,9 @@ fn finish(run: &mut Run) {
                 let (event_id, child) = (*event_id, *child);
                 run.decide(Input::Report { event_id, worker: None, started_at: None, outcome, child })
                     .unwrap();
+            }
+            None if run.execution.next_deadline().is_none() => {
+                signal(run, SIGNALS[n % 2], 1_000 + n).unwrap();
             }
             None => run.wake_at_deadline(),
         }

@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Let an execution that failed, timed out or was stopped go on where it ended
     Redrive(RedriveArgs),
+    /// Signal a running execution: a state that waits for a signal of that name goes on with its input
+    Signal(SignalArgs),
     /// Complete the task of a token with an output
     SendSuccess(SendSuccessArgs),
     /// Fail the task of a token
@@ -481,6 +483,22 @@ pub(crate) struct RedriveArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SignalArgs {
+    /// The execution: its ARN or STATE_MACHINE:NAME
+    pub(crate) execution: String,
+    /// The name of the signal
+    pub(crate) name: String,
+    /// What the state gets: JSON, `@FILE`, or `@-` for standard input
+    #[arg(long, default_value = "{}", value_name = "JSON|@FILE")]
+    pub(crate) input: String,
+    /// The id of the signal: an id signals once, however often it is tried
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct SendSuccessArgs {
     /// The task token
     #[arg(allow_hyphen_values = true)]
@@ -549,6 +567,7 @@ mod tests {
             "list n --status timed-out --max 3",
             "stop n:x --error E --cause c",
             "redrive n:x --json",
+            "signal n:x approved --input @- --id 7 --json",
             "send-success -token --output {}",
             "send-failure --error E --cause c -- -token",
             "send-heartbeat token --region eu-west-1 --account 111111111111",

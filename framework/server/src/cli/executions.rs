@@ -1,4 +1,4 @@
-//! `start`, `describe`, `history`, `stop` and `redrive`.
+//! `start`, `describe`, `history`, `stop`, `redrive` and `signal`.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use stagepost_server::{ApiClient, ExecutionDescription, HistoryEvent, Steps, Sty
 use stagepost_store::ExecutionStatus;
 
 use super::{
-    args::{DescribeArgs, HistoryArgs, RedriveArgs, StartArgs, StopArgs},
+    args::{DescribeArgs, HistoryArgs, RedriveArgs, SignalArgs, StartArgs, StopArgs},
     failure::Failure,
     output,
 };
@@ -224,6 +224,19 @@ pub(crate) async fn redrive(args: RedriveArgs, namespace: Namespace) -> Result<E
         output::json(&json!({ "executionArn": arn, "status": status.as_str() }));
     } else {
         output::note(&format!("redriven {}: {}", short_name(&arn), status.as_str()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn signal(args: SignalArgs, namespace: Namespace) -> Result<ExitCode, Failure> {
+    let api = args.client.client(namespace)?;
+    let arn = execution_arn(&api, &args.execution)?;
+    let input = output::typed_json("--input", &args.input)?;
+    let id = api.signal(&arn, &args.name, &input, args.id.as_deref()).await?;
+    if args.client.json {
+        output::json(&json!({ "signalId": id }));
+    } else {
+        output::note(&format!("{} has the signal {}", short_name(&arn), args.name));
     }
     Ok(ExitCode::SUCCESS)
 }

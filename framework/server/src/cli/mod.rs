@@ -65,6 +65,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::List(args) => machines::list(args, namespace).await,
         Command::Stop(args) => executions::stop(args, namespace).await,
         Command::Redrive(args) => executions::redrive(args, namespace).await,
+        Command::Signal(args) => executions::signal(args, namespace).await,
         Command::SendSuccess(args) => tasks::success(args, namespace).await,
         Command::SendFailure(args) => tasks::failure(args, namespace).await,
         Command::SendHeartbeat(args) => tasks::heartbeat(args, namespace).await,

@@ -98,6 +98,7 @@ fn without_connector(machine: &StateMachine) -> Vec<Finding> {
         _ => None,
     });
     let unserved = calls.filter_map(|(state, resource)| match resource {
+        resource if resource.waits_for_signal() => None,
         // What the installation does itself, in every pattern.
         Resource::Service { service, action, .. } if service == "states" && action == "startExecution" => {
             None

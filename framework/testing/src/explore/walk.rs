@@ -460,6 +460,7 @@ impl<'m> Walk<'m> {
         self.unlimited.insert(asked.state);
         let somebody = match &task.resource {
             Resource::Activity { .. } => true,
+            resource if resource.waits_for_signal() => true,
             Resource::Service { pattern, .. } => *pattern == IntegrationPattern::WaitForTaskToken,
             Resource::Lambda { .. } => false,
         };

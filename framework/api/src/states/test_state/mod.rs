@@ -187,6 +187,11 @@ impl<'a> Request<'a> {
                 Err(ApiError::new(Code::InvalidDefinition, message))
             }
             StateKind::Task(task) => {
+                if task.resource.waits_for_signal() {
+                    let message =
+                        "TestState supports tasks that wait for a signal only when a mock is specified.";
+                    return Err(ApiError::validation(message));
+                }
                 let waits = match &task.resource {
                     Resource::Activity { .. } => true,
                     Resource::Service { pattern, .. } => *pattern != IntegrationPattern::RequestResponse,

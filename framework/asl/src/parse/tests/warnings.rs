@@ -27,6 +27,40 @@ fn tasks_that_wait_for_people_have_limits_and_hand_their_token_out() {
 }
 
 #[test]
+fn tasks_that_wait_for_a_signal_name_it_and_have_a_limit() {
+    let wait = |fields: &str| call("stagepost:waitForSignal", fields);
+    let limit = r#""TimeoutSeconds": 9,"#;
+    check(&[
+        (wait(&format!(r#"{limit} "Parameters": {{"Name": "approved"}},"#)), &[]),
+        (wait(&format!(r#"{limit} "Parameters": {{"Name.$": "$.signal"}},"#)), &[]),
+        (
+            wait(&format!(
+                r#"{limit} "QueryLanguage": "JSONata", "Arguments": {{"Name": "{{% $states.input.signal %}}"}},"#
+            )),
+            &[],
+        ),
+        (wait(r#""Parameters": {"Name": "approved"},"#), &["NO_TIMEOUT /States/S: This task waits"]),
+        (wait(limit), &["SCHEMA_VALIDATION_FAILED /States/S: These fields are required: [Parameters]"]),
+        (
+            wait(&format!(r#"{limit} "Parameters": {{"Name": 1}},"#)),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Parameters/Name: Expected value of type String"],
+        ),
+        (
+            wait(&format!(r#"{limit} "Parameters": {{"Name": ""}},"#)),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Parameters/Name: a signal's name has 1 to 256 characters"],
+        ),
+        (
+            wait(&format!(r#"{limit} "Parameters": {{"Name": "a", "Id": "b"}},"#)),
+            &["SCHEMA_VALIDATION_FAILED /States/S/Parameters: Field 'Id' is not supported"],
+        ),
+        (
+            wait(&format!(r#"{limit} "HeartbeatSeconds": 3, "Parameters": {{"Name": "a"}},"#)),
+            &["SCHEMA_VALIDATION_FAILED /States/S/HeartbeatSeconds: A task that waits for a signal"],
+        ),
+    ]);
+}
+
+#[test]
 fn rules_for_errors_that_never_come() {
     let lambda = "lambda:invoke";
     check(&[
