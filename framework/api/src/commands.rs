@@ -9,7 +9,7 @@ use stagepost_coordinator::{
     express::{Ended, RunError, Runner},
 };
 use stagepost_protocol::{
-    ExpressStart, Namespace, Report, ReportOutcome, Signal, TaskMessage,
+    ExpressStart, Message, Namespace, Report, ReportOutcome, Signal, TaskMessage,
     shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
 };
 
@@ -27,6 +27,9 @@ pub(crate) trait Commands: Send + Sync + 'static {
     async fn run_express(&self, start: ExpressStart) -> Result<Ended, RunError>;
     /// `None` when nothing was heard of it in time.
     async fn call(&self, call: OneCall, wait: Duration) -> Result<Option<ReportOutcome>, ClientError>;
+
+    /// Publishes a message to a queue that is there; see [`Client::publish`].
+    async fn publish(&self, message: Message) -> Result<(), ClientError>;
 
     /// Dropping the future before it returned gives a delivered task back to its queue.
     async fn poll_activity(
@@ -80,6 +83,10 @@ impl Commands for Coordinators {
 
     async fn call(&self, call: OneCall, wait: Duration) -> Result<Option<ReportOutcome>, ClientError> {
         self.client.call(call, wait).await
+    }
+
+    async fn publish(&self, message: Message) -> Result<(), ClientError> {
+        self.client.publish(message).await
     }
 
     async fn poll_activity(

@@ -4,12 +4,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use stagepost_broker::{ConsumeOptions, Delivery, QueueSpec};
-use stagepost_protocol::{Message, Report, ReportOutcome, ShardMessage, TokenKey, TokenMessage, limits};
+use stagepost_protocol::{
+    DeadReason, Message, Report, ReportOutcome, ShardMessage, TokenKey, TokenMessage, limits,
+};
 use tokio::sync::watch;
 
 use crate::{
     dispatch,
-    metrics::add,
     options::Options,
     pipeline::{Backoff, Shared},
 };
@@ -27,8 +28,13 @@ const FORWARD_BYTES_MAX: usize = limits::SHARD_MESSAGE_BYTES_MAX / 4;
 enum Unusable {
     #[error("its body has {0} bytes, more than {max}", max = limits::PAYLOAD_BYTES_MAX)]
     TooLarge(usize),
-    #[error("its body is not a token message, {{\"taskToken\": …, \"output\": …}}: {0}")]
-    Body(String),
+    #[error("its body is not JSON: see line {line}, column {column}")]
+    NotJson { line: usize, column: usize },
+    #[error(
+        "its body is not a token message, {{\"taskToken\": …, \"output\": …}}: a member is missing, unknown or of the wrong \
+         type; see line {line}, column {column}"
+    )]
+    Members { line: usize, column: usize },
     #[error(
         "it has none of 'output', 'error' or 'cause', and 'heartbeat'; exactly one says what became of the task"
     )]
@@ -39,6 +45,26 @@ enum Unusable {
     ManyOutcomes,
     #[error("its task token is not of this installation")]
     Token,
+}
+
+impl Unusable {
+    /// What the parser says may quote the body, and with it a secret; where it stopped does not.
+    fn body(error: &serde_json::Error) -> Unusable {
+        let (line, column) = (error.line(), error.column());
+        match error.classify() {
+            serde_json::error::Category::Data => Unusable::Members { line, column },
+            _ => Unusable::NotJson { line, column },
+        }
+    }
+
+    fn kind(&self) -> DeadReason {
+        match self {
+            Unusable::TooLarge(_) => DeadReason::TooLarge,
+            Unusable::NotJson { .. } => DeadReason::NotJson,
+            Unusable::Members { .. } | Unusable::NoOutcome | Unusable::ManyOutcomes => DeadReason::Malformed,
+            Unusable::Token => DeadReason::InvalidToken,
+        }
+    }
 }
 
 /// Consumes the callback queue until `shutdown`.
@@ -58,7 +84,7 @@ pub(crate) async fn run(
             deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
         };
         let Some(deliveries) = deliveries else { return };
-        let messages = forward(&shared, &options, &token_key, &queue, &deliveries);
+        let messages = forward(&options, &token_key, &queue, &deliveries);
         publish(&shared, messages).await;
         if let Some(last) = deliveries.last() {
             acker.ack_up_to(last.tag).await;
@@ -110,8 +136,7 @@ pub(crate) async fn publish(shared: &Shared, mut messages: Vec<Message>) {
             {
                 let reason = "the process that ran its Express execution is gone";
                 tracing::warn!(reason, queue, "a message could not be used; it is among the dead letters");
-                add(&shared.metrics.dead_letters, 1);
-                Some(dispatch::dead_message(&shared.topology, &queue, message, reason))
+                Some(dispatch::dead_message(&shared.topology, message, DeadReason::Gone, reason))
             }
             Err(error) => {
                 tracing::error!(%error, queue = message.queue, "a message was refused; trying again");
@@ -125,13 +150,7 @@ pub(crate) async fn publish(shared: &Shared, mut messages: Vec<Message>) {
     }
 }
 
-fn forward(
-    shared: &Shared,
-    options: &Options,
-    token_key: &TokenKey,
-    queue: &str,
-    deliveries: &[Delivery],
-) -> Vec<Message> {
+fn forward(options: &Options, token_key: &TokenKey, queue: &str, deliveries: &[Delivery]) -> Vec<Message> {
     let mut reports: BTreeMap<String, (Vec<Report>, usize)> = BTreeMap::new();
     let mut messages = Vec::new();
     let encode = |queue, reports| ShardMessage::Reports(reports).encode(queue, None);
@@ -152,8 +171,8 @@ fn forward(
             }
             Err(reason) => {
                 tracing::warn!(%reason, queue, "a message could not be used; it is among the dead letters");
-                add(&shared.metrics.dead_letters, 1);
-                messages.push(dispatch::dead_letter(&options.topology, queue, delivery, &reason.to_string()));
+                let (kind, reason) = (reason.kind(), reason.to_string());
+                messages.push(dispatch::dead_letter(&options.topology, queue, delivery, kind, &reason));
             }
         }
     }
@@ -166,7 +185,7 @@ fn report(token_key: &TokenKey, body: &[u8]) -> Result<(stagepost_protocol::Exec
     if body.len() > limits::PAYLOAD_BYTES_MAX + 4096 {
         return Err(Unusable::TooLarge(body.len()));
     }
-    let message: TokenMessage = serde_json::from_slice(body).map_err(|e| Unusable::Body(e.to_string()))?;
+    let message: TokenMessage = serde_json::from_slice(body).map_err(|error| Unusable::body(&error))?;
     let (execution, _) = token_key.verify(message.task_token.as_str()).ok_or(Unusable::Token)?;
     let failed = message.error.is_some() || message.cause.is_some();
     let outcome = match (message.output, failed, message.heartbeat) {
@@ -204,7 +223,24 @@ mod tests {
             Err(Unusable::ManyOutcomes)
         );
         assert_eq!(read(r#"{"taskToken":"forged","output":1}"#.into()), Err(Unusable::Token));
-        assert!(matches!(read("not json".into()), Err(Unusable::Body(_))));
+        assert_eq!(read("not json".into()), Err(Unusable::NotJson { line: 1, column: 2 }));
+        // A byte order mark, and what is no UTF-8: strict as JSON is.
+        for bytes in [&b"\xef\xbb\xbf{}"[..], b"{\"taskToken\":\"\xff\"}", b"\x1f\x8b\x08", b"{\0}\0"] {
+            let unusable = report(&key, bytes).unwrap_err();
+            assert_eq!(unusable.kind(), DeadReason::NotJson, "{unusable}");
+        }
+        // What a reason says is logged, and must quote nothing.
+        for body in [
+            format!(r#"{{"taskToken":"{t}","heartbeat":"{t}"}}"#),
+            format!(r#"{{"taskToken":"{t}","{t}":1}}"#),
+            format!(r#"{{"taskToken":["{t}"],"output":1}}"#),
+            format!(r#"["{t}"]"#),
+            format!(r#""{t}""#),
+        ] {
+            let unusable = read(body.clone()).unwrap_err();
+            assert_eq!(unusable.kind(), DeadReason::Malformed, "{body}");
+            assert!(!unusable.to_string().contains(t), "{unusable}");
+        }
         assert!(matches!(read("x".repeat(400_000)), Err(Unusable::TooLarge(400_000))));
     }
 }

@@ -9,8 +9,8 @@ use std::{
 
 use stagepost_broker::{Broker, ConsumeOptions, Consumer, Delivery, QueueSpec};
 use stagepost_protocol::{
-    ExecutionArn, ExecutionId, ExpressStart, Namespace, Payload, Report, ReportOutcome, ServiceCall,
-    ShardMessage, Shards, Signal, TaskMessage, TaskToken, Timestamp, TokenKey,
+    DeadReason, ExecutionArn, ExecutionId, ExpressStart, Message, Namespace, Payload, Report, ReportOutcome,
+    ServiceCall, ShardMessage, Shards, Signal, TaskMessage, TaskToken, Timestamp, TokenKey,
     shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
     topology::Topology,
 };
@@ -134,8 +134,12 @@ impl Client {
     /// Starts an Express execution, asynchronously: when this returns, the broker has it, and some process will run
     /// it, again if that one dies meanwhile.
     pub async fn start_express(&self, start: &ExpressStart) -> Result<(), ClientError> {
-        let publish = self.broker.publish(vec![start.encode(self.topology.express())]);
-        let published = timeout(REQUEST_TIMEOUT, publish).await;
+        self.publish(start.encode(self.topology.express())).await
+    }
+
+    /// Publishes a message to a queue that is there. When this returns, the broker has it.
+    pub async fn publish(&self, message: Message) -> Result<(), ClientError> {
+        let published = timeout(REQUEST_TIMEOUT, self.broker.publish(vec![message])).await;
         let published = published.map_err(|_| ClientError::Timeout(REQUEST_TIMEOUT))?;
         published.into_iter().try_for_each(|result| Ok(result?))
     }
@@ -229,7 +233,9 @@ impl Client {
                 Ok(task) => task,
                 Err(error) => {
                     let reason = error.to_string();
-                    let letter = crate::dispatch::dead_letter(&self.topology, &queue, &delivery, &reason);
+                    let kind = DeadReason::Malformed;
+                    let letter =
+                        crate::dispatch::dead_letter(&self.topology, &queue, &delivery, kind, &reason);
                     for published in self.broker.publish(vec![letter]).await {
                         published?;
                     }

@@ -9,7 +9,9 @@ use std::{
 
 use stagepost_broker::{Acker, Delivery, DeliveryTag};
 use stagepost_engine::{Execution, Origin, SyncChild, children::waits_for_executions, history};
-use stagepost_protocol::{ActivityArn, ExecutionId, ShardId, ShardMessage, TokenKey, shard::Start};
+use stagepost_protocol::{
+    ActivityArn, DeadReason, ExecutionId, ShardId, ShardMessage, TokenKey, shard::Start,
+};
 use stagepost_store::{ExecutionStatus, ExecutionSummary, Lease, StoredExecution};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -307,11 +309,11 @@ impl Deciding {
             }
             Err(reason) => {
                 let topology = &self.options.topology;
-                let letter =
-                    crate::dispatch::dead_letter(topology, &topology.shard(shard), delivery, &reason);
+                let queue = topology.shard(shard);
+                let kind = DeadReason::Malformed;
+                let letter = crate::dispatch::dead_letter(topology, &queue, delivery, kind, &reason);
                 decided.messages.push(letter);
-                add(&self.shared.metrics.dead_letters, 1);
-                tracing::warn!(%reason, queue = topology.shard(shard), "a message is none of ours");
+                tracing::warn!(%reason, queue, "a message is none of ours");
             }
         }
     }

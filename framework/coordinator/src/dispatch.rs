@@ -3,8 +3,7 @@
 use stagepost_broker::Delivery;
 use stagepost_engine::{Command, StartChild, StopChild};
 use stagepost_protocol::{
-    ExecutionArn, ExecutionId, MapItem, Message, ShardMessage, Shards, TaskMessage,
-    message::{HEADER_REASON, HEADER_SOURCE},
+    DeadLetter, DeadReason, ExecutionArn, ExecutionId, MapItem, Message, ShardMessage, Shards, TaskMessage,
     shard::{Start, Stop},
     topology::Topology,
 };
@@ -105,22 +104,20 @@ fn stop_child(topology: &Topology, shards: Shards, child: StopChild) -> Message 
     ShardMessage::Stop(stop).encode(queue, None)
 }
 
-/// A message that could not be used, as it goes to the dead letters: body and properties as they were, the
-/// reason and the queue that it came from in headers.
-pub(crate) fn dead_letter(topology: &Topology, source: &str, delivery: &Delivery, reason: &str) -> Message {
+/// A message of a queue that could not be used, as it goes to the dead letters: see [`DeadLetter::bury`].
+pub(crate) fn dead_letter(
+    topology: &Topology,
+    source: &str,
+    delivery: &Delivery,
+    kind: DeadReason,
+    reason: &str,
+) -> Message {
     let (body, properties) = (delivery.body.clone(), delivery.properties.clone());
-    dead_message(
-        topology,
-        source,
-        Message { queue: source.to_owned(), body, properties, persistent: true },
-        reason,
-    )
+    let message = Message { queue: source.to_owned(), body, properties, persistent: true };
+    dead_message(topology, message, kind, reason)
 }
 
-/// As [`dead_letter`], for a message of our own making.
-pub(crate) fn dead_message(topology: &Topology, source: &str, message: Message, reason: &str) -> Message {
-    let mut properties = message.properties;
-    properties.headers.insert(HEADER_REASON.to_owned(), reason.into());
-    properties.headers.insert(HEADER_SOURCE.to_owned(), source.into());
-    Message { queue: topology.dead_letters(), body: message.body, properties, persistent: true }
+/// As [`dead_letter`], for a message of our own making, or one that did not reach its queue.
+pub(crate) fn dead_message(topology: &Topology, message: Message, kind: DeadReason, reason: &str) -> Message {
+    DeadLetter::bury(topology.dead_letters(), message, kind, reason, uuid::Uuid::now_v7().to_string())
 }

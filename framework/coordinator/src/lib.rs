@@ -10,7 +10,7 @@
 //! * `lease` gains and loses shards, `deciding` is the loop, `pipeline` carries a decided batch out,
 //!   `cache` holds the executions in memory, `wake` the deadlines, `dispatch` turns commands into messages,
 //!   [`express`] runs Express executions, in memory, `callbacks`, `signals` and `triggers` turn foreign messages into
-//!   shard messages, `recover` publishes again what is pending.
+//!   shard messages, `dead_letters` keeps what cannot be used, `recover` publishes again what is pending.
 //!
 //! Nothing here decides what a workflow does next: that is `stagepost-engine`. Nothing here calls the outside
 //! world but the store and the broker.
@@ -18,6 +18,7 @@
 mod cache;
 mod callbacks;
 pub mod client;
+mod dead_letters;
 mod deciding;
 mod definitions;
 mod dispatch;

@@ -5,12 +5,16 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
+use stagepost_protocol::DeadReason;
+
 macro_rules! metrics {
     ($($(#[doc = $help:literal])* $kind:ident $name:ident,)*) => {
         /// Counters and gauges of one coordinator. Counters only grow.
         #[derive(Debug, Default)]
         pub struct Metrics {
             $($(#[doc = $help])* pub $name: AtomicU64,)*
+            /// Dead letters that were kept, by reason.
+            pub dead_letters: ByReason,
             /// The store cannot be reached.
             pub store_down: AtomicBool,
         }
@@ -26,6 +30,7 @@ macro_rules! metrics {
                     // Writing to a String cannot fail.
                     let _ = write!(out, "# HELP {name}{help}\n# TYPE {name} {kind}\n{name} {value}\n");
                 )*
+                self.dead_letters.render(out);
                 let down = u8::from(self.store_down.load(Relaxed));
                 let name = "stagepost_coordinator_store_down";
                 let _ = write!(out, "# HELP {name} 1 while the store cannot be reached.\n# TYPE {name} gauge\n{name} {down}\n");
@@ -53,8 +58,6 @@ metrics! {
     counter tasks_dispatched,
     /// Attempts given to workers once more after a crash.
     counter tasks_republished,
-    /// Messages that could not be used.
-    counter dead_letters,
     /// Executions whose history passed the number of events that is warned about.
     counter histories_long,
     /// Executions replayed from the store.
@@ -67,12 +70,37 @@ metrics! {
     counter express_throttled,
     /// Express executions that this process runs.
     gauge express_running,
+    /// Dead letters that are kept in the store, as counted last.
+    gauge dead_letters_kept,
+    /// 1 while no dead letter is kept because there are too many: they wait in their queue.
+    gauge dead_letters_full,
     /// Shards owned.
     gauge shards_owned,
     /// Executions in the cache.
     gauge executions_cached,
     /// Bytes of the cache, about.
     gauge cache_bytes,
+}
+
+/// A counter for each reason that a message is a dead letter for.
+#[derive(Debug, Default)]
+pub struct ByReason([AtomicU64; DeadReason::ALL.len()]);
+
+impl ByReason {
+    /// The counter of a reason.
+    pub fn of(&self, reason: DeadReason) -> &AtomicU64 {
+        &self.0[reason as usize]
+    }
+
+    fn render(&self, out: &mut String) {
+        let name = "stagepost_coordinator_dead_letters";
+        let help = "Messages that could not be used and are kept, by reason.";
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n");
+        for reason in DeadReason::ALL {
+            let (label, value) = (reason.as_str(), self.of(*reason).load(Relaxed));
+            let _ = writeln!(out, "{name}{{reason=\"{label}\"}} {value}");
+        }
+    }
 }
 
 /// Adds to a counter.
@@ -96,6 +124,9 @@ mod tests {
             ),
             "{out}"
         );
+        add(metrics.dead_letters.of(DeadReason::Other), 2);
+        metrics.render(&mut out);
+        assert!(out.contains("\nstagepost_coordinator_dead_letters{reason=\"other\"} 2\n"), "{out}");
         assert!(out.contains("# HELP stagepost_coordinator_shards_owned Shards owned.\n"), "{out}");
     }
 }

@@ -97,6 +97,9 @@ pub struct Options {
     /// The longest that an Express execution runs. Default: 5 minutes, as at the service. It must stay well below the
     /// broker's limit for unacknowledged deliveries (RabbitMQ: 30 minutes).
     pub express_duration_max: Duration,
+    /// About so many dead letters are kept in the store; further ones wait in their queue until some are requeued or
+    /// discarded. 0: all stay in the queue. Default: 10,000.
+    pub dead_letters_max: u32,
     /// Queues that start executions.
     pub triggers: Vec<Trigger>,
     /// Is told of each execution that this coordinator ended, once that is committed.
@@ -123,6 +126,7 @@ impl Default for Options {
             recover_shards: false,
             express_running_max: 1_000,
             express_duration_max: Duration::from_secs(5 * 60),
+            dead_letters_max: 10_000,
             triggers: Vec::new(),
             on_end: None,
             clock: Clock::system(),

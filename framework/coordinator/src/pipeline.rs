@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use stagepost_broker::{Acker, Broker, DeliveryTag, Error as BrokerError, QueueSpec};
-use stagepost_protocol::{ExecutionId, Message, topology::Topology};
+use stagepost_protocol::{DeadReason, ExecutionId, Message, topology::Topology};
 use stagepost_store::{Batch, Lease, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -338,8 +338,8 @@ async fn remedy(shared: &Shared, message: Message, error: &BrokerError, attempts
     if attempts < UNROUTABLE_MAX || *queue == dead_letters {
         return message;
     }
-    add(&shared.metrics.dead_letters, 1);
-    dead_message(&shared.topology, queue, message, &error.to_string())
+    let message = Message { queue: queue.clone(), ..message };
+    dead_message(&shared.topology, message, DeadReason::Unroutable, &error.to_string())
 }
 
 /// Publishes, and returns those of the first `must` that were refused. Whoever a reply is for may be gone.

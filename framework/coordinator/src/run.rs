@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    callbacks,
+    callbacks, dead_letters,
     deciding::Deciding,
     express, lease,
     metrics::Metrics,
@@ -116,6 +116,10 @@ impl Coordinator {
             supervisor
                 .spawn("express", express::queue::run(runner.clone(), options.clone(), stopped.clone())),
         ];
+        if options.dead_letters_max > 0 {
+            let run = dead_letters::run(shared.clone(), options.clone(), stopped.clone());
+            tasks.push(supervisor.spawn("dead letters", run));
+        }
         for trigger in &options.triggers {
             let run = triggers::run(shared.clone(), options.clone(), trigger.clone(), stopped.clone());
             tasks.push(supervisor.spawn("trigger", run));

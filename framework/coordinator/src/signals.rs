@@ -6,14 +6,14 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use stagepost_broker::Delivery;
 use stagepost_protocol::{
-    ArnError, ExecutionArn, Message, ShardMessage, Signal, SignalMessage, limits, signal::SignalError,
+    ArnError, DeadReason, ExecutionArn, Message, ShardMessage, Signal, SignalMessage, limits,
+    signal::SignalError,
 };
 use tokio::sync::watch;
 
 use crate::{
     callbacks::{consume, publish},
     dispatch,
-    metrics::add,
     options::Options,
     pipeline::Shared,
 };
@@ -37,6 +37,16 @@ enum Unusable {
     Signal(#[from] SignalError),
 }
 
+impl Unusable {
+    fn kind(&self) -> DeadReason {
+        match self {
+            Unusable::TooLarge(_) => DeadReason::TooLarge,
+            Unusable::Body(_) | Unusable::Execution(_) | Unusable::Signal(_) => DeadReason::Malformed,
+            Unusable::Express => DeadReason::Refused,
+        }
+    }
+}
+
 /// Consumes the queue of signals until `shutdown`.
 pub(crate) async fn run(shared: Arc<Shared>, options: Options, mut shutdown: watch::Receiver<bool>) {
     let queue = options.topology.signals();
@@ -49,7 +59,7 @@ pub(crate) async fn run(shared: Arc<Shared>, options: Options, mut shutdown: wat
             deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
         };
         let Some(deliveries) = deliveries else { return };
-        let messages = deliveries.iter().map(|delivery| forward(&shared, &options, &queue, delivery));
+        let messages = deliveries.iter().map(|delivery| forward(&options, &queue, delivery));
         publish(&shared, messages.collect()).await;
         if let Some(last) = deliveries.last() {
             acker.ack_up_to(last.tag).await;
@@ -57,7 +67,7 @@ pub(crate) async fn run(shared: Arc<Shared>, options: Options, mut shutdown: wat
     }
 }
 
-fn forward(shared: &Shared, options: &Options, queue: &str, delivery: &Delivery) -> Message {
+fn forward(options: &Options, queue: &str, delivery: &Delivery) -> Message {
     match signal(delivery) {
         Ok(signal) => {
             let shard = options.topology.shard(options.shards.of(signal.execution.id()));
@@ -65,8 +75,7 @@ fn forward(shared: &Shared, options: &Options, queue: &str, delivery: &Delivery)
         }
         Err(reason) => {
             tracing::warn!(%reason, queue, "a message could not be used; it is among the dead letters");
-            add(&shared.metrics.dead_letters, 1);
-            dispatch::dead_letter(&options.topology, queue, delivery, &reason.to_string())
+            dispatch::dead_letter(&options.topology, queue, delivery, reason.kind(), &reason.to_string())
         }
     }
 }

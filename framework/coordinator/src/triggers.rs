@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use stagepost_broker::Delivery;
-use stagepost_protocol::{ExpressStart, Message, Payload, ShardMessage, limits, shard::Start};
+use stagepost_protocol::{DeadReason, ExpressStart, Message, Payload, ShardMessage, limits, shard::Start};
 use stagepost_store::StateMachineRow;
 use tokio::sync::watch;
 
 use crate::{
     callbacks::{consume, publish},
     dispatch, express,
-    metrics::add,
     options::{Options, Trigger},
     pipeline::{Backoff, Shared, await_store},
 };
@@ -44,7 +43,7 @@ pub(crate) async fn run(
                     ShardMessage::Start(start).encode(queue, None)
                 }
                 Ok(Started::Express(start)) => start.encode(options.topology.express()),
-                Err(reason) => dead(&shared, &options, &trigger, delivery, &reason),
+                Err((kind, reason)) => dead(&options, &trigger, delivery, kind, &reason),
             });
         }
         publish(&shared, messages).await;
@@ -54,10 +53,15 @@ pub(crate) async fn run(
     }
 }
 
-fn dead(shared: &Shared, options: &Options, trigger: &Trigger, delivery: &Delivery, reason: &str) -> Message {
+fn dead(
+    options: &Options,
+    trigger: &Trigger,
+    delivery: &Delivery,
+    kind: DeadReason,
+    reason: &str,
+) -> Message {
     tracing::warn!(reason, queue = trigger.queue, "a message started nothing; it is among the dead letters");
-    add(&shared.metrics.dead_letters, 1);
-    dispatch::dead_letter(&options.topology, &trigger.queue, delivery, reason)
+    dispatch::dead_letter(&options.topology, &trigger.queue, delivery, kind, reason)
 }
 
 async fn state_machine(shared: &Shared, trigger: &Trigger) -> Option<StateMachineRow> {
@@ -86,13 +90,17 @@ fn start(
     trigger: &Trigger,
     machine: Option<&StateMachineRow>,
     delivery: &Delivery,
-) -> Result<Started, String> {
-    let machine = machine.ok_or_else(|| format!("there is no state machine {}", trigger.state_machine))?;
+) -> Result<Started, (DeadReason, String)> {
+    let machine = machine.ok_or_else(|| {
+        (DeadReason::NoStateMachine, format!("there is no state machine {}", trigger.state_machine))
+    })?;
     if delivery.body.len() > limits::PAYLOAD_BYTES_MAX {
         let (bytes, max) = (delivery.body.len(), limits::PAYLOAD_BYTES_MAX);
-        return Err(format!("its body has {bytes} bytes, more than the {max} of an execution's input"));
+        let reason = format!("its body has {bytes} bytes, more than the {max} of an execution's input");
+        return Err((DeadReason::TooLarge, reason));
     }
-    let input = Payload::parse_bytes(&delivery.body).map_err(|e| format!("its body is not JSON: {e}"))?;
+    let input = Payload::parse_bytes(&delivery.body)
+        .map_err(|e| (DeadReason::NotJson, format!("its body is not JSON: {e}")))?;
     let name = execution_name(delivery);
     if machine.is_express() {
         return Ok(Started::Express(Box::new(express::start(machine, &name, input))));
@@ -161,8 +169,10 @@ mod tests {
         let odd = |id| standard(&delivery(Some(id), "{}")).execution.name;
         assert!(odd("a b").starts_with("message-") && odd("a b") == odd("a b") && odd("a b") != odd("a c"));
         assert!(standard(&delivery(None, "1")).fresh);
-        assert!(start(&trigger, None, &delivery(None, "1")).unwrap_err().contains("no state machine"));
-        assert!(start(&trigger, Some(&machine), &delivery(None, "<xml/>")).unwrap_err().contains("not JSON"));
+        assert!(start(&trigger, None, &delivery(None, "1")).unwrap_err().1.contains("no state machine"));
+        assert!(
+            start(&trigger, Some(&machine), &delivery(None, "<xml/>")).unwrap_err().1.contains("not JSON")
+        );
         let machine = StateMachineRow { kind: "EXPRESS".into(), ..machine };
         let started = start(&trigger, Some(&machine), &delivery(Some("order-1"), "[]")).unwrap();
         let Started::Express(express) = started else { panic!("{started:?}") };

@@ -3,6 +3,7 @@
 //! nowhere else.
 
 pub mod call;
+pub mod dead_letter;
 pub mod error_names;
 pub mod express;
 pub mod http;
@@ -18,6 +19,7 @@ pub mod token;
 pub mod topology;
 
 pub use call::{IntegrationPattern, ServiceCall};
+pub use dead_letter::{DeadLetter, DeadReason};
 pub use express::ExpressStart;
 pub use id::{ActivityArn, ArnError, ExecutionArn, ExecutionId, MapRunArn, Namespace, StateMachineArn};
 pub use map_run::{MapItem, MapRun, MapRunCounts, MapRunStatus};

@@ -32,15 +32,20 @@ pub const HEADER_REPUBLISHED: &str = "stagepost-republished";
 pub const HEADER_FAIRNESS_KEY: &str = "stagepost-fairness-key";
 /// Header of a dead letter: why the message could not be used.
 pub const HEADER_REASON: &str = "stagepost-reason";
+/// Header of a dead letter: the same as one of a few words, which can be counted.
+pub const HEADER_REASON_KIND: &str = "stagepost-reason-kind";
 /// Header of a dead letter: the queue that the message came from.
 pub const HEADER_SOURCE: &str = "stagepost-source";
+/// Header of a dead letter: its id, a UUID that orders them by time.
+pub const HEADER_DEAD_LETTER: &str = "stagepost-dead-letter";
 /// Header of a GetActivityTask request over HTTP: how long the server may hold it at the most, in milliseconds.
 pub const HEADER_WAIT: &str = "stagepost-wait";
 /// Header: W3C trace context.
 pub const HEADER_TRACEPARENT: &str = "traceparent";
 
 /// A value in a message's headers.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HeaderValue {
     /// A text.
     Text(String),
@@ -71,6 +76,17 @@ impl HeaderValue {
             _ => None,
         }
     }
+
+    /// As JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            HeaderValue::Text(text) => text.as_str().into(),
+            HeaderValue::Int(n) => (*n).into(),
+            HeaderValue::Bool(b) => (*b).into(),
+            HeaderValue::Float(f) => (*f).into(),
+            HeaderValue::Other(json) => serde_json::from_str(json).unwrap_or_default(),
+        }
+    }
 }
 
 impl From<&str> for HeaderValue {
@@ -92,7 +108,8 @@ impl From<i64> for HeaderValue {
 }
 
 /// The properties of a message (AMQP 0.9.1 basic properties, those that are used).
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Properties {
     /// Names the message.
     pub message_id: Option<String>,

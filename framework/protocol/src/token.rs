@@ -1,6 +1,6 @@
 //! Task tokens: each names exactly one attempt, and cannot be guessed or forged.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -13,6 +13,10 @@ const BODY_BYTES: usize = 24;
 const RUNNER_BYTES: usize = 8;
 const TAG_BYTES: usize = 16;
 const TOKEN_BYTES_MAX: usize = BODY_BYTES + RUNNER_BYTES + TAG_BYTES;
+/// The length of the shortest token: that of an execution with a history.
+const TOKEN_CHARS_MIN: usize = ((BODY_BYTES + TAG_BYTES) * 8).div_ceil(6);
+/// What stands for what is not shown.
+const MASK: &str = "***";
 
 /// Names a process that runs Express executions, which are in its memory and nowhere else: what is said about their
 /// attempts must reach it, and not a shard. Random.
@@ -137,6 +141,28 @@ impl TaskToken {
     }
 }
 
+/// The text without what could be a task token: every run of so many letters, digits, `-` and `_` as the shortest token
+/// has, or more, is replaced. For showing what others wrote; it hides rather too much than too little.
+pub fn masked(text: &str) -> Cow<'_, str> {
+    let of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    // Every part ends with what no token has in it, but for the last one.
+    let parts = text.split_inclusive(|c| !of_token(c));
+    let mut shown: Option<String> = None;
+    let mut start = 0;
+    for part in parts {
+        let run = part.trim_end_matches(|c| !of_token(c));
+        if run.len() >= TOKEN_CHARS_MIN {
+            let shown = shown.get_or_insert_with(|| text[..start].to_owned());
+            shown.push_str(MASK);
+            shown.push_str(&part[run.len()..]);
+        } else if let Some(shown) = &mut shown {
+            shown.push_str(part);
+        }
+        start += part.len();
+    }
+    shown.map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
 impl fmt::Debug for TaskToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TaskToken(secret)")
@@ -194,6 +220,28 @@ mod tests {
         let spliced = format!("{}{}", &other.as_str()[..40], &token.as_str()[40..]);
         assert_eq!(key.verify(&spliced), None);
         assert_eq!(key.verify(&token.as_str()[..54]), None);
+    }
+
+    #[test]
+    fn what_could_be_a_token_is_masked() {
+        let key = TokenKey::new(b"k");
+        let token = key.sign(ExecutionId::from_bytes([1; 16]), 5);
+        let runner = key.of_runner(RunnerId::from_bytes([1; 8])).sign(ExecutionId::from_bytes([1; 16]), 5);
+        for (token, name) in [(token.as_str(), "t"), (runner.as_str(), "r")] {
+            for (text, expected) in [
+                (token.to_owned(), "***".to_owned()),
+                (format!("{{\"{name}\":\"{token}\",\"a\":1}}"), format!("{{\"{name}\":\"***\",\"a\":1}}")),
+                (format!("ä {token}ö {token}"), "ä ***ö ***".to_owned()),
+                (format!("https://h/answer?token={token}&x=1"), "https://h/answer?token=***&x=1".to_owned()),
+                (format!("prefix-{token}"), "***".to_owned()),
+            ] {
+                assert_eq!(masked(&text), expected);
+            }
+        }
+        let plain =
+            "arn:aws:states:us-east-1:000000000000:execution:orders:9d3c8f3e-6b0e-4c8c-9d39-0a4b6f6f7c11 ü";
+        assert!(matches!(masked(plain), Cow::Borrowed(text) if text == plain));
+        assert_eq!(masked(""), "");
     }
 
     #[test]

@@ -355,16 +355,37 @@ impl ApiClient {
     pub async fn pages(
         &self,
         operation: &str,
+        request: Value,
+        items: &str,
+        max: usize,
+    ) -> Result<Vec<Value>, CallError> {
+        self.pages_of(&format!("AWSStepFunctions.{operation}"), request, items, max).await
+    }
+
+    /// As [`ApiClient::pages`], of an operation that is Stagepost's own.
+    pub async fn own_pages(
+        &self,
+        operation: &str,
+        request: Value,
+        items: &str,
+        max: usize,
+    ) -> Result<Vec<Value>, CallError> {
+        self.pages_of(&format!("Stagepost.{operation}"), request, items, max).await
+    }
+
+    async fn pages_of(
+        &self,
+        target: &str,
         mut request: Value,
         items: &str,
         max: usize,
     ) -> Result<Vec<Value>, CallError> {
         let mut all = Vec::new();
         loop {
-            let mut page = self.call(operation, &request).await?;
+            let mut page = self.call_within(ANSWER_WITHIN, target, &request).await?;
             match page.get_mut(items).map(Value::take) {
                 Some(Value::Array(items)) => all.extend(items),
-                _ => return Err(self.not_the_api(&format!("{operation}'s answer has no '{items}'"))),
+                _ => return Err(self.not_the_api(&format!("{target}'s answer has no '{items}'"))),
             }
             match page.get("nextToken") {
                 Some(token) if all.len() < max => request["nextToken"] = token.clone(),

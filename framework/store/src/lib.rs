@@ -481,6 +481,9 @@ pub trait Records: Send + Sync + 'static {
     /// A page of records, by account, region and key.
     async fn records(&self, query: &ListRecords) -> Result<Page<Record>>;
 
+    /// How many records of a kind there are, everywhere.
+    async fn count_records(&self, kind: &str) -> Result<u64>;
+
     /// The records of a kind, everywhere, that fall due up to and including `until`, earliest first, at most `limit`.
     async fn due_records(&self, kind: &str, until: Timestamp, limit: usize) -> Result<Vec<Record>>;
 

@@ -13,7 +13,7 @@ use stagepost_coordinator::{
 };
 use stagepost_engine::End;
 use stagepost_protocol::{
-    ExecutionId, ExpressStart, MapRun, MapRunArn, Namespace, Payload, Report, ReportOutcome, Signal,
+    ExecutionId, ExpressStart, MapRun, MapRunArn, Message, Namespace, Payload, Report, ReportOutcome, Signal,
     StateMachineArn, TaskMessage, Timestamp,
     shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
 };
@@ -43,6 +43,8 @@ pub(super) struct Tables {
     pub(super) call_outcome: Option<ReportOutcome>,
     /// By kind, namespace and key.
     pub(super) records: BTreeMap<(String, String, String), Record>,
+    pub(super) published: Vec<Message>,
+    pub(super) missing_queues: Vec<String>,
     pub(super) down: bool,
 }
 
@@ -97,6 +99,10 @@ impl Records for Memory {
         }
         let keyed: Vec<_> = all.into_iter().enumerate().map(|(i, r)| (format!("{i:04}"), r)).collect();
         Ok(page(&keyed, query.limit, query.after.as_deref()))
+    }
+
+    async fn count_records(&self, kind: &str) -> Result<u64> {
+        Ok(self.tables().records.values().filter(|r| r.kind == kind).count() as u64)
     }
 
     async fn due_records(&self, kind: &str, until: Timestamp, limit: usize) -> Result<Vec<Record>> {
@@ -395,6 +401,15 @@ impl Commands for Memory {
         let mut tables = self.tables();
         tables.calls.push((call, wait));
         Ok(tables.call_outcome.clone())
+    }
+
+    async fn publish(&self, message: Message) -> Result<(), ClientError> {
+        let mut tables = self.tables();
+        if tables.missing_queues.contains(&message.queue) {
+            return Err(stagepost_broker::Error::Unroutable { queue: message.queue }.into());
+        }
+        tables.published.push(message);
+        Ok(())
     }
 
     async fn poll_activity(

@@ -15,6 +15,7 @@ use tower::ServiceExt;
 use crate::{Api, Options, router};
 use memory::Memory;
 
+mod dead_letters;
 mod errors;
 mod express;
 mod memory;

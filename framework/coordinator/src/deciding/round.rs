@@ -7,8 +7,8 @@ use stagepost_engine::{
     Applied, Command, End, Env, Execution, HistoryEvent, Ignored, Input, Origin, Outcome, SyncChild, history,
 };
 use stagepost_protocol::{
-    ExecutionId, MapRun, MapRunArn, Message, Parent, ParentKind, Report, ShardId, ShardMessage, Timestamp,
-    limits,
+    DeadReason, ExecutionId, MapRun, MapRunArn, Message, Parent, ParentKind, Report, ShardId, ShardMessage,
+    Timestamp, limits,
     shard::{Redrive, Reply, Start, Stop},
 };
 use stagepost_store::{
@@ -108,7 +108,7 @@ impl<'a> Round<'a> {
                 let answer = self.start(start, redelivered);
                 // Nobody waits for the answer, so the refusal must be found elsewhere.
                 if let (Reply::Refused(reason), Some(start)) = (&answer, refused) {
-                    self.dead(shard, &ShardMessage::Start(start), reason);
+                    self.dead(shard, &ShardMessage::Start(start), DeadReason::Refused, reason);
                 }
                 Some(answer)
             }
@@ -118,7 +118,7 @@ impl<'a> Round<'a> {
             ShardMessage::Signal(signal) => {
                 let answer = self.signal(&signal, redelivered);
                 if let (None, Some(reason)) = (&reply, signals::refusal(&answer)) {
-                    self.dead(shard, &ShardMessage::Signal(signal), &reason);
+                    self.dead(shard, &ShardMessage::Signal(signal), DeadReason::Refused, &reason);
                 }
                 Some(answer)
             }
@@ -146,7 +146,7 @@ impl<'a> Round<'a> {
     ) -> Option<Reply> {
         let Some((id, event_id)) = self.deciding.token_key.verify(report.token.as_str()) else {
             let reason = "its task token is not of this installation";
-            self.dead(shard, &ShardMessage::Reports(vec![report]), reason);
+            self.dead(shard, &ShardMessage::Reports(vec![report]), DeadReason::InvalidToken, reason);
             return Some(Reply::InvalidToken);
         };
         let home = self.deciding.options.shards.of(id);
@@ -166,7 +166,7 @@ impl<'a> Round<'a> {
         redelivered: bool,
     ) -> Reply {
         if let Some(reason) = self.known.broken.get(&id).cloned() {
-            self.dead(shard, &ShardMessage::Reports(vec![report]), &reason);
+            self.dead(shard, &ShardMessage::Reports(vec![report]), DeadReason::Refused, &reason);
             return Reply::Refused(reason);
         }
         if !self.deciding.cache.contains(id) {
@@ -209,13 +209,10 @@ impl<'a> Round<'a> {
     }
 
     /// What cannot be used goes to the dead letters; a report by itself, not with the others of its message.
-    fn dead(&mut self, shard: ShardId, message: &ShardMessage, reason: &str) {
+    fn dead(&mut self, shard: ShardId, message: &ShardMessage, kind: DeadReason, reason: &str) {
         let topology = &self.deciding.options.topology;
-        let queue = topology.shard(shard);
-        let message = message.encode(queue.clone(), None);
-        let letter = dispatch::dead_message(topology, &queue, message, reason);
-        self.decided.messages.push(letter);
-        add(&self.deciding.shared.metrics.dead_letters, 1);
+        let message = message.encode(topology.shard(shard), None);
+        self.decided.messages.push(dispatch::dead_message(topology, message, kind, reason));
     }
 
     fn start(&mut self, start: Box<Start>, redelivered: bool) -> Reply {

@@ -5,14 +5,13 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Durat
 
 use futures_util::FutureExt;
 use stagepost_broker::{Acker, Delivery};
-use stagepost_protocol::{ExecutionId, ExpressStart};
+use stagepost_protocol::{DeadReason, ExecutionId, ExpressStart};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{RunError, Runner};
 use crate::{
     callbacks::consume,
     dispatch,
-    metrics::add,
     options::Options,
     pipeline::{Backoff, await_store, deliver},
 };
@@ -79,7 +78,7 @@ impl Queue {
     async fn take(&mut self, delivery: Delivery) {
         let start = match ExpressStart::decode(&delivery.body, &delivery.properties) {
             Ok(start) => start,
-            Err(reason) => return self.bury(&delivery, &reason).await,
+            Err(reason) => return self.bury(&delivery, DeadReason::Malformed, &reason).await,
         };
         let id = start.execution.id();
         // It came again because the connection was lost, and runs still: it is settled by its newest delivery.
@@ -98,16 +97,15 @@ impl Queue {
         let Some(delivery) = self.deliveries.remove(&id) else { return };
         match outcome {
             Ok(()) => self.acker.ack(delivery.tag).await,
-            Err(reason) => self.bury(&delivery, &reason).await,
+            Err(reason) => self.bury(&delivery, DeadReason::Refused, &reason).await,
         }
     }
 
     /// A message that can never be run goes to the dead letters.
-    async fn bury(&self, delivery: &Delivery, reason: &str) {
+    async fn bury(&self, delivery: &Delivery, kind: DeadReason, reason: &str) {
         tracing::warn!(reason, queue = self.name, "a message started nothing; it is among the dead letters");
         let shared = &self.runner.shared;
-        add(&shared.metrics.dead_letters, 1);
-        let letter = dispatch::dead_letter(&self.runner.topology, &self.name, delivery, reason);
+        let letter = dispatch::dead_letter(&self.runner.topology, &self.name, delivery, kind, reason);
         deliver(shared, &[], vec![letter], Vec::new()).await;
         self.acker.ack(delivery.tag).await;
     }

@@ -27,7 +27,7 @@ impl Rig {
         Rig {
             store: SqliteStore::open(":memory:", &sqlite::Options::default()).unwrap(),
             broker: InProcessBroker::new(),
-            options: Options { express_running_max: 2, ..Options::default() },
+            options: Options { express_running_max: 2, dead_letters_max: 0, ..Options::default() },
             key: TokenKey::new(b"k"),
         }
     }

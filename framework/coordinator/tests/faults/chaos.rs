@@ -142,6 +142,10 @@ impl Records for FaultyStore {
         self.fails(50)?;
         self.inner.records(query).await
     }
+    async fn count_records(&self, kind: &str) -> Result<u64> {
+        self.fails(50)?;
+        self.inner.count_records(kind).await
+    }
     async fn due_records(&self, kind: &str, until: Timestamp, limit: usize) -> Result<Vec<Record>> {
         self.fails(50)?;
         self.inner.due_records(kind, until, limit).await

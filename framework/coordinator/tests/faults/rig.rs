@@ -176,6 +176,8 @@ impl Rig {
             cache_bytes_max: 1 << (10 + dice.below(12)),
             wake_horizon: Duration::from_secs(3 + dice.below(60)),
             start_guard: Duration::from_millis(200 + dice.below(2_000)),
+            // None may be there at the end; in their queue they are seen.
+            dead_letters_max: 0,
             ..Options::default()
         };
         let key = installation_token_key(&*store).await.unwrap();

@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stagepost_broker::{Broker, Consumer, Delivery, Error};
-use stagepost_protocol::message::{HEADER_REASON, HEADER_SOURCE};
-use stagepost_protocol::{Message, TaskMessage};
+use stagepost_protocol::{DeadLetter, DeadReason, Message, TaskMessage};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -159,11 +158,10 @@ impl Queue {
     /// Moves a message that is no task to the dead letters.
     async fn bury(&self, delivery: Delivery, reason: &str) {
         tracing::warn!(queue = %self.name, "a message is no task and goes to {}: {reason}", self.dead_letters);
-        let mut properties = delivery.properties;
-        properties.headers.insert(HEADER_REASON.into(), reason.into());
-        properties.headers.insert(HEADER_SOURCE.into(), self.name.as_str().into());
-        let letter =
-            Message { queue: self.dead_letters.clone(), body: delivery.body, properties, persistent: true };
+        let (queue, id) = (self.name.clone(), uuid::Uuid::now_v7().to_string());
+        let message =
+            Message { queue, body: delivery.body, properties: delivery.properties, persistent: true };
+        let letter = DeadLetter::bury(self.dead_letters.clone(), message, DeadReason::Malformed, reason, id);
         let published = self.broker.publish(vec![letter]).await;
         match published.into_iter().next() {
             Some(Err(error)) => {

@@ -7,7 +7,7 @@ use stagepost_protocol::Namespace;
 use stagepost_server::{ApiClient, DEFAULT_ENDPOINT, bench::BenchArgs};
 use stagepost_store::ExecutionStatus;
 
-use super::failure::Failure;
+use super::{dead_letters::DeadLettersCommand, failure::Failure};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -71,6 +71,11 @@ pub(crate) enum Command {
     SendFailure(SendFailureArgs),
     /// Tell that the task of a token is still worked on
     SendHeartbeat(SendHeartbeatArgs),
+    /// List, show, requeue or discard messages that could not be used
+    DeadLetters {
+        #[command(subcommand)]
+        command: DeadLettersCommand,
+    },
     /// Measure this machine's, or an installation's, broker and database under Stagepost
     Bench(BenchArgs),
 }
@@ -159,6 +164,9 @@ pub(crate) struct ListenArgs {
         value_name = "QUEUE=STATE_MACHINE"
     )]
     pub(crate) triggers: Vec<String>,
+    /// Keep about so many dead letters in the database; further ones wait in their queue. 0: all stay in the queue
+    #[arg(long, env = "STAGEPOST_DEAD_LETTERS_MAX", default_value_t = 10_000, value_name = "N")]
+    pub(crate) dead_letters_max: u32,
     /// Definitions may read files below this directory as data sets, and write results there. Default: no files
     #[arg(long, env = "STAGEPOST_FILES", value_name = "DIR")]
     pub(crate) files: Option<PathBuf>,
@@ -571,6 +579,11 @@ mod tests {
             "send-success -token --output {}",
             "send-failure --error E --cause c -- -token",
             "send-heartbeat token --region eu-west-1 --account 111111111111",
+            "dead-letters list --source q --reason not-json --max 5 --json",
+            "dead-letters show ID --reveal",
+            "dead-letters requeue A B --queue q",
+            "dead-letters requeue --all --source q",
+            "dead-letters discard --all --reason expired --json",
             "bench sequence --executions 10 --steps 2 --in-flight 5 --floor --json",
         ] {
             if let Err(error) = parse(line) {
@@ -595,6 +608,10 @@ mod tests {
             "test-state a.json --retries 1",
             "list n --status done",
             "dev --listen nowhere",
+            "dead-letters",
+            "dead-letters requeue",
+            "dead-letters discard ID --all",
+            "dead-letters list --reason whatever",
             "nonsense",
         ] {
             let error = parse(line).expect_err(line);

@@ -83,6 +83,7 @@ fn apply(args: &ListenArgs, settings: &mut Settings) -> Result<(), Failure> {
     // An empty variable is one that is not set.
     let triggers = args.triggers.iter().filter(|trigger| !trigger.is_empty());
     triggers.into_iter().try_for_each(|trigger| settings.add_trigger(trigger))?;
+    settings.coordinator.dead_letters_max = args.dead_letters_max;
     settings.files = args.files.clone().filter(|directory| !directory.as_os_str().is_empty());
     Ok(())
 }

@@ -118,4 +118,7 @@ pub(crate) async fn records_are_listed_by_key_and_found_when_due(db: Arc<dyn Dat
     assert_eq!(due(20, 10).await, "c z d");
     assert_eq!(due(100, 2).await, "c z");
     assert_eq!(due(9, 2).await, "");
+
+    let counted = [store.count_records("k").await.unwrap(), store.count_records("none").await.unwrap()];
+    assert_eq!(counted, [5, 0]);
 }

@@ -61,6 +61,14 @@ pub(super) async fn records(store: &PostgresStore, query: &ListRecords) -> Resul
     Ok(paging::page(items, query.limit, paging::record_key))
 }
 
+/// See [`crate::Records::count_records`].
+pub(super) async fn count_records(store: &PostgresStore, kind: &str) -> Result<u64> {
+    const COUNT: &str = "SELECT count(*) FROM records WHERE kind = $1";
+    let rows = store.api_rows("count records", COUNT, &[&kind]).await?;
+    let count: i64 = rows.first().map_or(0, |row| row.get(0));
+    Ok(count.unsigned_abs())
+}
+
 /// See [`crate::Records::due_records`].
 pub(super) async fn due_records(
     store: &PostgresStore,

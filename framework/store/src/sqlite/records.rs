@@ -76,6 +76,18 @@ pub(super) async fn records(store: &SqliteStore, query: &ListRecords) -> Result<
     store.read(1, list).await
 }
 
+/// See [`crate::Records::count_records`].
+pub(super) async fn count_records(store: &SqliteStore, kind: &str) -> Result<u64> {
+    const COUNT: &str = "SELECT count(*) FROM records WHERE kind = ?1";
+    let kind = kind.to_owned();
+    let count = move |connection: &Connection| {
+        let counted =
+            connection.prepare_cached(COUNT).and_then(|mut s| s.query_row([kind], |row| row.get(0)));
+        counted.map(i64::unsigned_abs).map_err(errors::failed("count records"))
+    };
+    store.read(1, count).await
+}
+
 /// See [`crate::Records::due_records`].
 pub(super) async fn due_records(
     store: &SqliteStore,

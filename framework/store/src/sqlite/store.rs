@@ -155,6 +155,10 @@ impl Records for SqliteStore {
         records::records(self, query).await
     }
 
+    async fn count_records(&self, kind: &str) -> Result<u64> {
+        records::count_records(self, kind).await
+    }
+
     async fn due_records(&self, kind: &str, until: Timestamp, limit: usize) -> Result<Vec<Record>> {
         records::due_records(self, kind, until, limit).await
     }

@@ -1,0 +1,277 @@
+//! Dead letters: messages that could not be used. How they travel to `stagepost.dead-letters`, and how they are kept.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    HeaderValue, Message, Payload, Properties, Timestamp,
+    message::{HEADER_DEAD_LETTER, HEADER_REASON, HEADER_REASON_KIND, HEADER_SOURCE},
+};
+
+/// What the broker adds to a message that it delivers again, or that it moves to a dead-letter exchange by itself.
+const BROKER_HEADERS: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
+const BROKER_SOURCE: &str = "x-first-death-queue";
+const BROKER_REASON: &str = "x-first-death-reason";
+/// The longest name of a source that listings can be narrowed to, in characters: AMQP's own limit.
+const SOURCE_CHARS_MAX: usize = 255;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])* $name:ident $text:literal,)*) => {
+        /// Why a message could not be used, in kinds that can be counted. The reason itself is a sentence.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum DeadReason { $($(#[doc = $doc])* $name,)* }
+
+        impl DeadReason {
+            /// All of them.
+            pub const ALL: &'static [DeadReason] = &[$(DeadReason::$name,)*];
+
+            /// As headers, metrics and the API spell it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(DeadReason::$name => $text,)* }
+            }
+
+            /// Reads what [`DeadReason::as_str`] gave.
+            pub fn parse(text: &str) -> Option<DeadReason> {
+                match text { $($text => Some(DeadReason::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Its body is not JSON.
+    NotJson "not-json",
+    /// Its body is larger than what it is meant for may be.
+    TooLarge "too-large",
+    /// It is not of the form that its queue is for.
+    Malformed "malformed",
+    /// Its task token is forged, or of another installation.
+    InvalidToken "invalid-token",
+    /// Its task token is of an execution that there is not.
+    UnknownTask "unknown-task",
+    /// The task had ended before the answer came, and in another way.
+    Expired "expired",
+    /// The process that ran the Express execution is gone.
+    Gone "gone",
+    /// There is no state machine that it could start.
+    NoStateMachine "no-state-machine",
+    /// What it asks for was refused.
+    Refused "refused",
+    /// No queue takes it.
+    Unroutable "unroutable",
+    /// Somebody else put it there: RabbitMQ itself, or a program.
+    Other "other",
+}
+
+/// A message that could not be used, as it is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// The queue that it came from, where that is known.
+    pub source: Option<String>,
+    /// Why it could not be used.
+    pub kind: DeadReason,
+    /// The same for people.
+    pub reason: String,
+    /// When it was taken off the queue of dead letters.
+    pub taken_at: Timestamp,
+    /// Its body, as it came.
+    pub body: Bytes,
+    /// Its properties, as they came.
+    pub properties: Properties,
+}
+
+/// [`DeadLetter`] as JSON.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    kind: String,
+    reason: String,
+    taken_at: i64,
+    /// `body` is base64: it is no UTF-8.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    base64: bool,
+    body: String,
+    properties: Properties,
+}
+
+impl DeadLetter {
+    /// The kind of the records that keep them.
+    pub const RECORD: &'static str = "dead-letter";
+
+    /// A message that could not be used, on its way to the queue `dead_letters`: body and properties as they were, and in
+    /// headers why and where it came from. `id` is a UUID that orders them by time; whoever keeps the letter does so
+    /// under this id, so that one that is delivered twice is kept once.
+    pub fn bury(
+        dead_letters: String,
+        message: Message,
+        kind: DeadReason,
+        reason: &str,
+        id: String,
+    ) -> Message {
+        let Message { queue: source, body, mut properties, .. } = message;
+        for (name, value) in [
+            (HEADER_REASON, reason.to_owned()),
+            (HEADER_REASON_KIND, kind.as_str().to_owned()),
+            (HEADER_SOURCE, source),
+            (HEADER_DEAD_LETTER, id),
+        ] {
+            properties.headers.insert(name.to_owned(), HeaderValue::Text(value));
+        }
+        Message { queue: dead_letters, body, properties, persistent: true }
+    }
+
+    /// Reads a message of the queue of dead letters, and the id that it came with. Whatever is there can be kept: where
+    /// others put it there, RabbitMQ's own headers may say where it came from.
+    pub fn read(
+        body: Bytes,
+        mut properties: Properties,
+        taken_at: Timestamp,
+    ) -> (Option<String>, DeadLetter) {
+        let mut take = |name: &str| match properties.headers.remove(name) {
+            Some(HeaderValue::Text(text)) => Some(text),
+            _ => None,
+        };
+        let (id, kind) = (take(HEADER_DEAD_LETTER), take(HEADER_REASON_KIND));
+        let (reason, source) = (take(HEADER_REASON), take(HEADER_SOURCE));
+        for name in BROKER_HEADERS {
+            properties.headers.remove(name);
+        }
+        let theirs = |name: &str| properties.headers.get(name).and_then(HeaderValue::as_text);
+        let source = source.as_deref().or(theirs(BROKER_SOURCE)).map(plain).filter(|name| !name.is_empty());
+        let reason = reason.unwrap_or_else(|| match theirs(BROKER_REASON) {
+            Some(reason) => format!("the broker moved it here: {reason}"),
+            None => "whoever put it here gave no reason".to_owned(),
+        });
+        let kind = kind.and_then(|kind| DeadReason::parse(&kind)).unwrap_or(DeadReason::Other);
+        (id.filter(|id| is_id(id)), DeadLetter { source, kind, reason, taken_at, body, properties })
+    }
+
+    /// As it is kept.
+    pub fn to_payload(&self) -> Payload {
+        let (base64, body) = match std::str::from_utf8(&self.body) {
+            Ok(text) => (false, text.to_owned()),
+            Err(_) => (true, STANDARD.encode(&self.body)),
+        };
+        let kept = Kept {
+            source: self.source.clone(),
+            kind: self.kind.as_str().to_owned(),
+            reason: self.reason.clone(),
+            taken_at: self.taken_at.as_millis(),
+            base64,
+            body,
+            properties: self.properties.clone(),
+        };
+        Payload::from_serialize(&kept).expect("the keys of headers are texts")
+    }
+
+    /// Reads what [`DeadLetter::to_payload`] wrote.
+    pub fn from_payload(payload: &Payload) -> Option<DeadLetter> {
+        let kept: Kept = payload.read().ok()?;
+        let body = if kept.base64 { STANDARD.decode(kept.body).ok()?.into() } else { kept.body.into() };
+        Some(DeadLetter {
+            source: kept.source,
+            // A kind of a newer version.
+            kind: DeadReason::parse(&kept.kind).unwrap_or(DeadReason::Other),
+            reason: kept.reason,
+            taken_at: Timestamp::from_millis(kept.taken_at),
+            body,
+            properties: kept.properties,
+        })
+    }
+
+    /// The message as it was, for a queue.
+    pub fn revive(self, queue: String) -> Message {
+        Message { queue, body: self.body, properties: self.properties, persistent: true }
+    }
+}
+
+/// A name without what a store or a terminal would stumble over.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(SOURCE_CHARS_MAX).collect()
+}
+
+/// The form of a UUID, in small letters as we write them.
+fn is_id(text: &str) -> bool {
+    text.len() == 36
+        && text.char_indices().all(|(place, c)| match place {
+            8 | 13 | 18 | 23 => c == '-',
+            _ => matches!(c, '0'..='9' | 'a'..='f'),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0190a5b2-0000-7000-8000-0123456789ab";
+
+    fn message(body: &'static [u8]) -> Message {
+        let headers = [
+            ("tenant".to_owned(), HeaderValue::Int(7)),
+            ("list".to_owned(), HeaderValue::Other("[1,null]".into())),
+            ("ratio".to_owned(), HeaderValue::Float(2.0)),
+        ];
+        let properties = Properties {
+            message_id: Some("m".into()),
+            priority: Some(3),
+            headers: headers.into(),
+            ..Properties::default()
+        };
+        Message { queue: "orders".into(), body: body.into(), properties, persistent: false }
+    }
+
+    #[test]
+    fn a_letter_is_kept_and_revived_as_it_was() {
+        for body in [&b"{\"a\":1}"[..], b"<order/>", b"\xff\x00\xfe", b"", b"\0"] {
+            let original = message(body);
+            let reason = "its body is not JSON";
+            let queue = "stagepost.dead-letters".to_owned();
+            let buried = DeadLetter::bury(queue, original.clone(), DeadReason::NotJson, reason, ID.into());
+            assert_eq!((buried.queue.as_str(), buried.persistent), ("stagepost.dead-letters", true));
+            let at = Timestamp::from_millis(17);
+            let (id, letter) = DeadLetter::read(buried.body, buried.properties, at);
+            assert_eq!(id.as_deref(), Some(ID));
+            let kept = DeadLetter::from_payload(&letter.to_payload()).unwrap();
+            assert_eq!(kept, letter);
+            assert_eq!((kept.source.as_deref(), kept.reason.as_str()), (Some("orders"), reason));
+            assert_eq!((kept.kind, kept.taken_at), (DeadReason::NotJson, at));
+            assert_eq!(kept.revive("orders".into()), Message { persistent: true, ..original });
+        }
+    }
+
+    #[test]
+    fn letters_of_others_are_kept_too() {
+        let header = |name: &str, text: &str| (name.to_owned(), HeaderValue::from(text));
+        let read = |headers: Vec<(String, HeaderValue)>| {
+            let properties = Properties { headers: headers.into_iter().collect(), ..Properties::default() };
+            DeadLetter::read(Bytes::new(), properties, Timestamp::from_millis(0))
+        };
+        let (id, letter) = read(vec![]);
+        assert_eq!((id, letter.source, letter.kind), (None, None, DeadReason::Other));
+        let (_, letter) = read(vec![
+            header("x-first-death-queue", "web\n"),
+            header("x-first-death-reason", "delivery_limit"),
+            ("x-delivery-count".to_owned(), HeaderValue::Int(21)),
+        ]);
+        assert_eq!(letter.source.as_deref(), Some("web"));
+        assert_eq!(letter.reason, "the broker moved it here: delivery_limit");
+        assert!(!letter.properties.headers.contains_key("x-delivery-count"));
+        // What only looks like ours is not trusted to be.
+        let (id, letter) = read(vec![
+            header(HEADER_DEAD_LETTER, "no uuid"),
+            header(HEADER_REASON_KIND, "nonsense"),
+            (HEADER_SOURCE.to_owned(), HeaderValue::Int(1)),
+        ]);
+        assert_eq!((id, letter.source, letter.kind), (None, None, DeadReason::Other));
+        assert!(letter.properties.headers.is_empty());
+    }
+
+    #[test]
+    fn reasons_are_read_as_they_are_spelled() {
+        for reason in DeadReason::ALL {
+            assert_eq!(DeadReason::parse(reason.as_str()), Some(*reason));
+        }
+    }
+}
