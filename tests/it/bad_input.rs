@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use stagepost_server::{ApiClient, CallError};
 use stagepost_tests::{Queues, Servers, Site, orders};
 
-use crate::{PATIENCE, ended, output, reaches, run};
+use crate::{PATIENCE, ended, letter, output, reaches, run};
 
 const PASS: &str = r#"{"StartAt": "Done", "States": {"Done": {"Type": "Pass", "End": true}}}"#;
 
@@ -98,24 +98,15 @@ async fn requests_that_make_no_sense_are_refused_embedded() {
 }
 
 /// Publishes something unusable and expects it among the dead letters, untouched, with a reason that says this.
-async fn buried(
-    servers: &Servers,
-    queues: &mut Queues,
-    queue: &str,
-    body: &str,
-    kind: Option<&str>,
-    reason: &str,
-) {
+async fn buried(api: &ApiClient, queues: &Queues, queue: &str, body: &str, kind: Option<&str>, reason: &str) {
     let mut properties = BasicProperties::default().with_message_id("a-stranger".into());
     if let Some(kind) = kind {
         properties = properties.with_type(kind.into());
     }
     queues.publish(queue, body.as_bytes(), properties).await;
-    let letter = queues.taken(&servers.queue("dead-letters"), PATIENCE).await;
-    assert_eq!(String::from_utf8_lossy(&letter.body), body);
-    assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("a-stranger"));
-    assert_eq!(letter.header("stagepost-source").as_deref(), Some(queue));
-    let told = letter.header("stagepost-reason").unwrap_or_default();
+    let letter = letter(api, Some(queue)).await;
+    assert_eq!((&letter["body"], &letter["messageId"]), (&json!(body), &json!("a-stranger")));
+    let told = letter["message"].as_str().unwrap();
     assert!(told.contains(reason), "{body} on {queue}: {told}");
 }
 
@@ -125,7 +116,7 @@ async fn messages_of_strangers_become_dead_letters_with_the_reason() {
     let site = Site::on(&servers);
     let _server = site.start().await;
     let _worker = site.worker(stagepost_tests::binaries::TEST_WORKER);
-    let mut queues = servers.queues().await;
+    let queues = servers.queues().await;
     let ours = json!({"StartAt": "Echo", "States": {"Echo": {
         "Type": "Task", "Resource": "arn:aws:states:::activity:echo", "TimeoutSeconds": 60, "End": true}}});
     assert_eq!(output(&run(&site.api, "echo", &ours, &json!(1)).await)["input"], 1);
@@ -133,16 +124,15 @@ async fn messages_of_strangers_become_dead_letters_with_the_reason() {
 
     let q = |name: &str| servers.queue(name);
     let shard_kind = Some("stagepost.shard.1");
-    buried(&servers, &mut queues, &q("shard.00"), "hello", None, "type").await;
-    buried(&servers, &mut queues, &q("shard.01"), "hello", shard_kind, "not a shard message").await;
-    buried(&servers, &mut queues, &q("shard.02"), r#"{"Surprise": 1}"#, shard_kind, "not a shard message")
-        .await;
-    buried(&servers, &mut queues, &q("callbacks"), "hello", None, "not a token message").await;
-    buried(&servers, &mut queues, &q("callbacks"), r#"{"taskToken": "forged", "output": 1}"#, None, "token")
+    buried(&site.api, &queues, &q("shard.00"), "hello", None, "type").await;
+    buried(&site.api, &queues, &q("shard.01"), "hello", shard_kind, "not a shard message").await;
+    buried(&site.api, &queues, &q("shard.02"), r#"{"Surprise": 1}"#, shard_kind, "not a shard message").await;
+    buried(&site.api, &queues, &q("callbacks"), "hello", None, "not a token message").await;
+    buried(&site.api, &queues, &q("callbacks"), r#"{"taskToken": "forged", "output": 1}"#, None, "token")
         .await;
     let both = r#"{"taskToken": "x", "output": 1, "error": "E"}"#;
-    buried(&servers, &mut queues, &q("callbacks"), both, None, "").await;
-    buried(&servers, &mut queues, &q("activity.echo"), "{}", None, "stagepost-task-token").await;
+    buried(&site.api, &queues, &q("callbacks"), both, None, "").await;
+    buried(&site.api, &queues, &q("activity.echo"), "{}", None, "stagepost-task-token").await;
 
     assert_eq!(all(&site.api).await, before);
     assert_eq!(output(&run(&site.api, "echo", &ours, &json!(2)).await)["input"], 2);
@@ -181,7 +171,7 @@ async fn late_results_change_nothing() {
     let callbacks = servers.queue("callbacks");
     queues.publish(&callbacks, late.as_bytes(), BasicProperties::default()).await;
     // Its queue is served in order: when this one is among the dead letters, the one before was taken too.
-    buried(&servers, &mut queues, &callbacks, "the end", None, "not a token message").await;
+    buried(&site.api, &queues, &callbacks, "the end", None, "not a token message").await;
     assert_eq!(site.api.history(&execution).await.unwrap(), before);
 
     site.api.stop(&execution, None, None).await.unwrap();

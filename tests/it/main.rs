@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod data_sets;
+mod dead_letters;
 mod examples;
 mod express;
 mod faults;
@@ -18,7 +19,7 @@ mod workers;
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use stagepost_protocol::ExecutionArn;
 use stagepost_server::{ApiClient, ExecutionDescription};
 use stagepost_tests::{orders, until};
@@ -48,6 +49,21 @@ async fn ended(api: &ApiClient, execution: &ExecutionArn) -> ExecutionDescriptio
 fn output(ended: &ExecutionDescription) -> Value {
     assert_eq!(ended.status.as_str(), "SUCCEEDED", "{ended:#?}");
     serde_json::from_str(ended.output.as_deref().unwrap()).unwrap()
+}
+
+/// Waits for a dead letter, from this queue if one is named, discards it, and returns it with all its secrets.
+async fn letter(api: &ApiClient, source: Option<&str>) -> Value {
+    let request = json!({"source": source});
+    let id = until(&format!("a dead letter from {source:?}"), PATIENCE, async || {
+        let letters = api.own_pages("ListDeadLetters", request.clone(), "deadLetters", 1).await.ok()?;
+        letters.first().map(|letter| letter["deadLetterId"].clone())
+    })
+    .await;
+    let letter =
+        api.call_own("DescribeDeadLetter", &json!({"deadLetterId": id, "reveal": true})).await.unwrap();
+    let discarded = api.call_own("DiscardDeadLetters", &json!({"deadLetterIds": [id]})).await.unwrap();
+    assert_eq!(discarded, json!({"discarded": [id], "failures": []}));
+    letter
 }
 
 /// Waits until an event of this type is in the history.

@@ -5,7 +5,7 @@ use serde_json::json;
 use stagepost_server::ApiClient;
 use stagepost_tests::{Servers, Site, until};
 
-use crate::{PATIENCE, ended};
+use crate::{PATIENCE, ended, letter};
 
 const PASS: &str = r#"{"StartAt": "Done", "States": {"Done": {"Type": "Pass", "End": true}}}"#;
 
@@ -22,7 +22,7 @@ async fn executions(api: &ApiClient) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_message_of_a_foreign_queue_starts_one_execution() {
     let Some(servers) = Servers::shared().await else { return };
-    let mut queues = servers.queues().await;
+    let queues = servers.queues().await;
     let web = format!("{}-web-orders", servers.prefix);
     // It is the producer's: a classic queue, although ours are quorum queues.
     queues.declare(&web).await;
@@ -46,12 +46,9 @@ async fn each_message_of_a_foreign_queue_starts_one_execution() {
     .await;
     let ended = ended(&site.api, &machine.execution("order-1")).await;
     assert_eq!(ended.output.as_deref(), Some(r#"{"order": 1}"#));
-    let letter = queues.taken(&servers.queue("dead-letters"), PATIENCE).await;
-    assert_eq!(letter.body, b"<order/>");
-    assert_eq!(letter.properties.message_id().as_ref().map(|id| id.as_str()), Some("order-3"));
-    assert_eq!(letter.header("stagepost-source"), Some(web.clone()));
-    let reason = letter.header("stagepost-reason").unwrap();
-    assert!(reason.contains("not JSON"), "{reason}");
+    let letter = letter(&site.api, Some(&web)).await;
+    assert_eq!((&letter["body"], &letter["messageId"]), (&json!("<order/>"), &json!("order-3")));
+    assert_eq!(letter["reason"], "not-json");
 
     let mut names = executions(&site.api).await;
     names.sort_unstable();
@@ -63,14 +60,14 @@ async fn each_message_of_a_foreign_queue_starts_one_execution() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trigger_whose_state_machine_is_missing_keeps_its_messages_as_dead_letters() {
     let Some(servers) = Servers::shared().await else { return };
-    let mut queues = servers.queues().await;
+    let queues = servers.queues().await;
     let web = format!("{}-web-orders", servers.prefix);
     queues.declare(&web).await;
     let site = Site::on(&servers);
     let _server = site.start_with(&["--trigger", &format!("{web}=nobody")]).await;
     queues.publish(&web, b"{}", BasicProperties::default()).await;
-    let letter = queues.taken(&servers.queue("dead-letters"), PATIENCE).await;
-    let reason = letter.header("stagepost-reason").unwrap();
-    assert!(reason.contains("no state machine") && reason.contains("nobody"), "{reason}");
+    let letter = letter(&site.api, Some(&web)).await;
+    assert_eq!(letter["reason"], "no-state-machine");
+    assert!(letter["message"].as_str().unwrap().contains("nobody"), "{letter}");
     queues.delete(&web).await;
 }

@@ -26,21 +26,26 @@ fn documents() -> Vec<(PathBuf, String)> {
 /// What the binary says of a command, whatever this environment sets.
 fn help(command: &str) -> String {
     let mut binary = Command::new(env!("CARGO_BIN_EXE_stagepost"));
-    let output = binary.env_clear().args([command, "-h"].iter().filter(|arg| !arg.is_empty())).output();
-    let output = output.unwrap();
+    let output = binary.env_clear().args(command.split_whitespace().chain(["-h"])).output().unwrap();
     assert!(output.status.success(), "stagepost {command} -h: {}", output.status);
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// The names below `Commands:`.
-fn commands() -> Vec<String> {
-    let help = help("");
+/// The names below `Commands:` in the help of a command.
+fn commands_of(command: &str) -> Vec<String> {
+    let help = help(command);
     let listed =
         help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let names: Vec<_> = listed.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
-    assert!(names.contains(&"start".to_owned()), "{help}");
-    names.into_iter().filter(|name| name != "help").collect()
+    let names = listed.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
+    names.map(|name| format!("{command} {name}").trim_start().to_owned()).collect()
+}
+
+/// All commands, each before its own ones: `start`, `dead-letters`, `dead-letters list`, …
+fn commands() -> Vec<String> {
+    let names = commands_of("");
+    assert!(names.contains(&"start".to_owned()), "{names:?}");
+    names.into_iter().flat_map(|name| [vec![name.clone()], commands_of(&name)].concat()).collect()
 }
 
 /// What follows `stagepost ` where it is typed: at the start of a line of code, or of a code span.
@@ -67,9 +72,11 @@ fn commands_in_the_documents_exist_with_their_flags() {
             continue;
         }
         for line in typed(&text) {
-            let name = line.split_whitespace().next().unwrap_or_default();
-            let known = commands.iter().any(|command| command == name);
-            assert!(known, "{}: there is no `stagepost {name}`", path.display());
+            let typed =
+                |command: &&String| line == command.as_str() || line.starts_with(&format!("{command} "));
+            let Some(name) = commands.iter().rfind(typed) else {
+                panic!("{}: there is no `stagepost {line}`", path.display());
+            };
             let help = help(name);
             for flag in line.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2) {
                 let flag = flag.split('=').next().unwrap_or(flag);
