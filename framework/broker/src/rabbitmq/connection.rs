@@ -207,6 +207,22 @@ impl Supervised {
         }
     }
 
+    /// What a request on a connection gives; `None` when the connection is lost first. A request that meets with the
+    /// end of its connection may never be answered by lapin, so nothing may wait for an answer alone.
+    pub(super) async fn while_up<T>(&self, session: u64, request: impl Future<Output = T>) -> Option<T> {
+        let lost = async {
+            let mut link = self.link.clone();
+            let stands = |link: &Link| matches!(link, Link::Up(now) if now.number == session);
+            // An error means that the supervisor is gone, which is as good.
+            let _lost = link.wait_for(|link| !stands(link)).await.map(|_| ());
+        };
+        tokio::select! {
+            biased;
+            answer = request => Some(answer),
+            () = lost => None,
+        }
+    }
+
     /// Waits until the supervision has ended.
     pub(super) async fn closed(&self) {
         let mut link = self.link.clone();

@@ -19,7 +19,7 @@ use lapin::types::{FieldTable, ShortString};
 use super::message::{from_amqp, short};
 use super::reconnect::Backoff;
 use super::topology::{Failure, classify};
-use super::{Inner, answer};
+use super::{Inner, NoAnswer, answer};
 use crate::{Acker, Consumer, Delivery, DeliveryTag, Error, QueueSpec};
 
 /// What is consumed, and how.
@@ -41,6 +41,8 @@ impl Source {
 
 /// A channel that consumes.
 struct Feed {
+    /// The number of the connection that it is on.
+    session: u64,
     channel: Channel,
     stream: lapin::Consumer,
 }
@@ -50,7 +52,8 @@ pub(super) struct RabbitMqConsumer {
     inner: Arc<Inner>,
     source: Source,
     acker: Arc<ChannelAcker>,
-    stream: Option<lapin::Consumer>,
+    /// With the number of the connection that it is on.
+    stream: Option<(u64, lapin::Consumer)>,
     rebuilding: Option<BoxFuture<'static, Result<Feed, Error>>>,
     cancelled: bool,
 }
@@ -75,7 +78,7 @@ impl RabbitMqConsumer {
         state.unsettled.clear();
         state.channel = Some(feed.channel);
         drop(state);
-        self.stream = Some(feed.stream);
+        self.stream = Some((feed.session, feed.stream));
     }
 
     /// The channel that the stream belongs to works.
@@ -85,7 +88,7 @@ impl RabbitMqConsumer {
 
     /// Takes what has arrived after `first`. Waits for nothing, so nothing is lost by being dropped.
     fn take(&mut self, first: lapin::message::Delivery, max: usize) -> Vec<Delivery> {
-        let Some(stream) = &mut self.stream else { return Vec::new() };
+        let Some((_, stream)) = &mut self.stream else { return Vec::new() };
         let mut state = self.acker.lock();
         let generation = state.generation;
         let mut deliveries = Vec::new();
@@ -130,7 +133,10 @@ impl Consumer for RabbitMqConsumer {
                 }
             }
             let found = match &mut self.stream {
-                Some(stream) => stream.next().await,
+                // A stream does not always end with its connection.
+                Some((session, stream)) => {
+                    self.inner.consuming.while_up(*session, stream.next()).await.flatten()
+                }
                 None => None,
             };
             match found {
@@ -155,9 +161,9 @@ impl Consumer for RabbitMqConsumer {
         self.cancelled = true;
         self.rebuilding = None;
         let channel = self.acker.lock().channel.clone();
-        if let (Some(stream), Some(channel)) = (&self.stream, channel) {
-            let cancelled = channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await;
-            if let Err(error) = cancelled {
+        if let (Some((session, stream)), Some(channel)) = (&self.stream, channel) {
+            let cancelling = channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
+            if let Some(Err(error)) = self.inner.consuming.while_up(*session, cancelling).await {
                 tracing::debug!(queue = self.source.name(), %error, "a consumer was cancelled on a dead channel");
             }
         }
@@ -245,15 +251,13 @@ async fn try_build(inner: &Inner, source: &Source, name: ShortString) -> Result<
         let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
         let stream =
             channel.basic_consume(name, ShortString::default(), options, FieldTable::default()).await?;
-        Ok(Feed { channel, stream })
+        Ok(Feed { session: owner.number, channel, stream })
     };
-    match answer(building).await {
+    match answer(&inner.consuming, &session, building).await {
         Ok(Ok(feed)) => Ok(feed),
         Ok(Err(error)) => Err(classify(&error)),
-        Err(_) if !session.connection.status().connected() || session.connection.status().blocked() => {
-            Err(None)
-        }
-        Err(_) => Err(Some(Failure::Stuck("it does not answer".into()))),
+        Err(NoAnswer::Lost | NoAnswer::Blocked) => Err(None),
+        Err(NoAnswer::Late) => Err(Some(Failure::Stuck("it does not answer".into()))),
     }
 }
 

@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use stagepost_protocol::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::connection::{HealthBoard, Supervised, Target};
+use self::connection::{HealthBoard, Session, Supervised, Target};
 use self::consume::{RabbitMqConsumer, Source};
 use self::publish::Call;
 use self::topology::{Binding, Topology};
@@ -42,19 +42,35 @@ use crate::{Broker, ConsumeOptions, Consumer, Error, Health, Published, QueueSpe
 /// The broker answers a request within this time, or something is wrong.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Waits for an answer; an error means that it did not come in time. The request goes on without us then: lapin takes
-/// an answer that nobody waits for as a reason to give up the connection.
+/// Waits for an answer. A request whose answer is late goes on without us: lapin takes an answer that nobody waits for
+/// as a reason to give up the connection. One whose connection is lost is dropped.
 async fn answer<T: Send + 'static>(
+    link: &Supervised,
+    session: &Session,
     request: impl Future<Output = lapin::Result<T>> + Send + 'static,
-) -> Result<lapin::Result<T>, Late> {
-    match tokio::time::timeout(ANSWER_MAX, tokio::spawn(request)).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) | Err(_) => Err(Late),
+) -> Result<lapin::Result<T>, NoAnswer> {
+    let mut request = tokio::spawn(request);
+    let answer = tokio::time::timeout(ANSWER_MAX, link.while_up(session.number, &mut request)).await;
+    match answer {
+        Ok(Some(Ok(answer))) => Ok(answer),
+        Ok(Some(Err(_)) | None) => {
+            request.abort();
+            Err(NoAnswer::Lost)
+        }
+        Err(_) if session.connection.status().blocked() => Err(NoAnswer::Blocked),
+        Err(_) => Err(NoAnswer::Late),
     }
 }
 
-/// An answer did not come in time.
-struct Late;
+/// Why there is no answer.
+enum NoAnswer {
+    /// The connection was lost; that says nothing about what was asked.
+    Lost,
+    /// The broker takes nothing for now, so it answers nothing.
+    Blocked,
+    /// It did not come in time.
+    Late,
+}
 
 /// Declares the queues again after each reconnection.
 async fn restore(inner: Arc<Inner>) {

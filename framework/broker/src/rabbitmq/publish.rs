@@ -26,11 +26,12 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
-use stagepost_protocol::Message;
+use stagepost_protocol::message::HEADER_REPUBLISHED;
+use stagepost_protocol::{HeaderValue, Message};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::Inner;
-use super::connection::Session;
+use super::connection::{Session, Supervised};
 use super::message::{short, to_amqp};
 use super::reconnect::Backoff;
 use crate::{Error, Published, QueueSpec};
@@ -45,6 +46,9 @@ const WINDOW: usize = 1000;
 const WINDOW_BYTES: usize = 8 << 20;
 /// A batch that is not confirmed after this time no longer holds up its lane.
 const STALL: Duration = Duration::from_secs(10);
+/// A message that the broker nacks is published again, with growing pauses, so many times: a quorum queue that
+/// somebody has just declared is there before it takes messages, and one whose leader changes takes none for a moment.
+const NACKS_MAX: u32 = 4;
 /// So many batches may be stalled; then the lanes wait.
 const STALLED_MAX: usize = 32;
 
@@ -129,8 +133,14 @@ struct Batch {
 /// What became of one attempt to publish a message.
 enum Outcome {
     Confirmed,
-    Refused(String),
-    Lost(lapin::Error),
+    /// It cannot be sent at all.
+    Unfit(String),
+    /// The broker says that it does not have it.
+    Nacked,
+    /// It was not sent whole, so the broker does not have it.
+    Unsent(lapin::Error),
+    /// No confirmation came, so the broker may have it; with the error, unless the connection just went.
+    Lost(Option<lapin::Error>),
 }
 
 type Sending<'a> = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a>>;
@@ -147,6 +157,7 @@ impl Batch {
         let mut pending: Vec<usize> = (0..self.items.len()).collect();
         let mut declared = HashSet::new();
         let mut suspicious = false;
+        let mut nacks = 0;
         let mut backoff = Backoff::new();
         while !pending.is_empty() {
             let lane = match open(&inner, channel.take()).await {
@@ -166,28 +177,38 @@ impl Batch {
             let count = if suspicious { 1 } else { pending.len() };
             let later = pending.split_off(count);
             let (outcomes, returned) = tokio::select! {
-                done = self.attempt(&lane.channel, &pending) => done,
+                done = self.attempt(&inner.publishing, &lane, &pending) => done,
                 never = self.rescue(&inner, &lane.channel) => match never {},
             };
             let alone = suspicious && count == 1;
             let (mut again, mut confirmed) = (Vec::new(), Vec::new());
+            let mut nacked = false;
             for (index, outcome) in outcomes {
                 match outcome {
                     Outcome::Confirmed => confirmed.push(index),
-                    Outcome::Refused(_) if inner.topology.is_suspect(&self.items[index].queue) => {
+                    Outcome::Nacked if inner.topology.is_suspect(&self.items[index].queue) => {
                         inner.topology.mend(&inner.consuming, &self.items[index].queue).await;
                         again.push(index);
                     }
-                    Outcome::Refused(reason) => {
-                        let queue = self.items[index].queue.clone();
-                        self.results[index] = Some(Err(Error::Refused { queue, reason }));
+                    Outcome::Nacked if nacks < NACKS_MAX => {
+                        nacked = true;
+                        again.push(index);
                     }
-                    Outcome::Lost(error) if alone && is_refusal(&error) => {
-                        let queue = self.items[index].queue.clone();
-                        self.results[index] = Some(Err(Error::Refused { queue, reason: error.to_string() }));
+                    Outcome::Nacked => {
+                        let reason = "it does not take more messages, or lost this one";
+                        self.refuse(index, reason.into());
+                    }
+                    Outcome::Unfit(reason) => self.refuse(index, reason),
+                    Outcome::Unsent(error) | Outcome::Lost(Some(error)) if alone && is_refusal(&error) => {
+                        self.refuse(index, error.to_string());
+                    }
+                    Outcome::Unsent(error) => {
+                        suspicious |= is_refusal(&error);
+                        again.push(index);
                     }
                     Outcome::Lost(error) => {
-                        suspicious |= is_refusal(&error);
+                        suspicious |= error.as_ref().is_some_and(is_refusal);
+                        self.mark_repeated(index);
                         again.push(index);
                     }
                 }
@@ -199,9 +220,11 @@ impl Batch {
                 channel = Some(lane);
             } else if lane.channel.status().connected() {
                 channel = Some(lane);
-            } else {
+            }
+            if nacked || (channel.is_none() && !again.is_empty()) {
                 backoff.wait().await;
             }
+            nacks += u32::from(nacked);
             pending = again;
             pending.extend(later);
         }
@@ -225,10 +248,22 @@ impl Batch {
         }
     }
 
+    fn refuse(&mut self, index: usize, reason: String) {
+        let queue = self.items[index].queue.clone();
+        self.results[index] = Some(Err(Error::Refused { queue, reason }));
+    }
+
+    /// Whoever gets a message that the broker may have already must know that it may be the second one.
+    fn mark_repeated(&mut self, index: usize) {
+        let headers = &mut self.items[index].properties.headers;
+        headers.insert(HEADER_REPUBLISHED.into(), HeaderValue::Bool(true));
+    }
+
     /// Sends the messages, then waits for their confirmations.
     async fn attempt(
         &self,
-        channel: &Channel,
+        link: &Supervised,
+        lane: &LaneChannel,
         indexes: &[usize],
     ) -> (Vec<(usize, Outcome)>, Vec<BasicReturnMessage>) {
         let (mut outcomes, mut returned) = (Vec::with_capacity(indexes.len()), Vec::new());
@@ -241,25 +276,25 @@ impl Batch {
             let (queue, properties) = match prepared {
                 Ok(prepared) => prepared,
                 Err(reason) => {
-                    outcomes.push((index, Outcome::Refused(reason)));
+                    outcomes.push((index, Outcome::Unfit(reason)));
                     continue;
                 }
             };
             if sent.len() >= 2 * WINDOW || bytes >= 2 * WINDOW_BYTES {
                 let rest = sent.split_off(sent.len() / 2);
-                confirm(sent, &mut outcomes, &mut returned).await;
+                confirm(link, lane.session.number, sent, &mut outcomes, &mut returned).await;
                 sent = rest;
                 bytes /= 2;
             }
             bytes += message.body.len();
-            let mut sending = send(channel, queue, &message.body, properties);
+            let mut sending = send(&lane.channel, queue, &message.body, properties);
             // The first poll hands the frames over; what remains is to wait until they were written.
             match sending.as_mut().now_or_never() {
                 None => sent.push((index, sending)),
                 Some(done) => sent.push((index, Box::pin(std::future::ready(done)))),
             }
         }
-        confirm(sent, &mut outcomes, &mut returned).await;
+        confirm(link, lane.session.number, sent, &mut outcomes, &mut returned).await;
         (outcomes, returned)
     }
 
@@ -334,29 +369,31 @@ fn send<'a>(
 
 /// Waits for confirmations, from the last to the first.
 async fn confirm(
+    link: &Supervised,
+    session: u64,
     sent: Vec<(usize, Sending<'_>)>,
     outcomes: &mut Vec<(usize, Outcome)>,
     returned: &mut Vec<BasicReturnMessage>,
 ) {
     for (index, sending) in sent.into_iter().rev() {
-        let confirmation = match sending.await {
-            Ok(confirmation) => confirmation.await,
-            Err(error) => Err(error),
+        let confirmation = match link.while_up(session, sending).await {
+            Some(Ok(confirmation)) => link.while_up(session, confirmation).await,
+            Some(Err(error)) => {
+                outcomes.push((index, Outcome::Unsent(error)));
+                continue;
+            }
+            None => None,
         };
-        outcomes.push((
-            index,
-            match confirmation {
-                Err(error) => Outcome::Lost(error),
-                Ok(confirmation) => {
-                    let nack = confirmation.is_nack();
-                    returned.extend(Confirmation::take_message(confirmation));
-                    match nack {
-                        true => Outcome::Refused("it does not take more messages, or lost this one".into()),
-                        false => Outcome::Confirmed,
-                    }
-                }
-            },
-        ));
+        let outcome = match confirmation {
+            Some(Ok(confirmation)) => {
+                let nack = confirmation.is_nack();
+                returned.extend(Confirmation::take_message(confirmation));
+                if nack { Outcome::Nacked } else { Outcome::Confirmed }
+            }
+            Some(Err(error)) => Outcome::Lost(Some(error)),
+            None => Outcome::Lost(None),
+        };
+        outcomes.push((index, outcome));
     }
 }
 
@@ -385,11 +422,11 @@ async fn open(inner: &Inner, channel: Option<LaneChannel>) -> Result<LaneChannel
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok::<_, lapin::Error>(channel)
     };
-    match opening.await {
-        Ok(channel) => Ok(LaneChannel { session, channel }),
-        Err(error) => {
-            tracing::debug!(%error, "no channel to publish on");
-            Err(Error::Unreachable { url: String::new(), reason: error.to_string() })
-        }
-    }
+    let reason = match inner.publishing.while_up(session.number, opening).await {
+        Some(Ok(channel)) => return Ok(LaneChannel { session, channel }),
+        Some(Err(error)) => error.to_string(),
+        None => "the connection was lost".into(),
+    };
+    tracing::debug!(reason, "no channel to publish on");
+    Err(Error::Unreachable { url: String::new(), reason })
 }

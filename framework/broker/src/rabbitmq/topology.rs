@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::connection::Supervised;
 use super::message::short;
 use super::reconnect::Backoff;
-use super::{QueueKind, answer};
+use super::{NoAnswer, QueueKind, answer};
 use crate::{Error, QueueSpec};
 
 /// A queue that was created so short a time before the connection was lost may have come back broken.
@@ -331,36 +331,33 @@ impl Topology {
             let mut slot = self.channel.lock().await;
             let session = link.session().await.map_err(|_| Failure::Closed)?;
             // Out of its place, so that a request that is dropped half way leaves no channel with an answer due.
-            let opened = match slot.take() {
-                Some((number, channel)) if number == session.number && channel.status().connected() => {
-                    Ok(channel)
-                }
-                _ => session.connection.create_channel().await,
+            let opened = slot
+                .take()
+                .filter(|(number, channel)| *number == session.number && channel.status().connected());
+            let (owner, kind) = (Arc::clone(&session), self.kind);
+            let (asked, short_name) = (request.clone(), short_name.clone());
+            let asking = async move {
+                let channel = match opened {
+                    Some((_, channel)) => channel,
+                    None => owner.connection.create_channel().await?,
+                };
+                let count = send(channel.clone(), asked, kind, short_name).await?;
+                Ok((count, channel))
             };
-            let result: lapin::Result<()> = match opened {
-                Ok(channel) => {
-                    let sent = send(channel.clone(), request.clone(), self.kind, short_name.clone());
-                    match answer(sent).await {
-                        Ok(Ok(count)) => {
-                            *slot = Some((session.number, channel));
-                            return Ok(count);
-                        }
-                        Ok(Err(error)) => Err(error),
-                        // Without a connection nothing answers; that says nothing about the queue.
-                        Err(_) if !session.connection.status().connected() => continue,
-                        Err(_) if session.connection.status().blocked() => continue,
-                        Err(_) => return Err(Failure::Stuck("it does not answer".into())),
-                    }
+            let error = match answer(link, &session, asking).await {
+                Ok(Ok((count, channel))) => {
+                    *slot = Some((session.number, channel));
+                    return Ok(count);
                 }
-                Err(error) => Err(error),
+                Ok(Err(error)) => error,
+                Err(NoAnswer::Lost | NoAnswer::Blocked) => continue,
+                Err(NoAnswer::Late) => return Err(Failure::Stuck("it does not answer".into())),
             };
             drop(slot);
-            if let Err(error) = result {
-                if let Some(failure) = classify(&error) {
-                    return Err(failure);
-                }
-                tracing::debug!(name, ?request, %error, "asking again");
+            if let Some(failure) = classify(&error) {
+                return Err(failure);
             }
+            tracing::debug!(name, ?request, %error, "asking again");
             backoff.wait().await;
         }
     }
