@@ -243,6 +243,27 @@ async fn no_more_attempts_run_than_there_are_slots_and_none_waits_here() {
 }
 
 #[tokio::test]
+async fn of_a_task_that_comes_twice_nothing_stays_unsettled() {
+    let mut c = Coordinator::new().await;
+    let gate = Gate::new();
+    let worker =
+        Worker::with_broker(c.broker.clone()).shared_state(gate.clone()).register(activities![gated]);
+    let worker = c.start(worker, &["gated"]).await;
+    let task = c.task("gated", "t", &());
+    c.publish([task.clone()]).await;
+    gate.wait_for(1).await;
+    c.publish([TaskMessage { republished: true, ..task }]).await;
+    let queue = c.queue("gated");
+    until("both are delivered", || async { c.broker.depth(&queue).await.unwrap() == Some(0) }).await;
+    gate.open.add_permits(1);
+    assert_eq!(c.ended().await, ("t".into(), Ok("null".into())));
+    worker.stop().await.unwrap();
+    // What a worker leaves unsettled goes back to the queue.
+    assert_eq!(c.broker.depth(&queue).await.unwrap(), Some(0));
+    assert_eq!(gate.begun.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn a_graceful_stop_lets_running_attempts_end_and_takes_no_more() {
     let mut c = Coordinator::new().await;
     let gate = Gate::new();

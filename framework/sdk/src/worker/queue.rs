@@ -98,7 +98,11 @@ impl Queue {
                 None
             }
             Admission::Running(attempt) => {
-                attempt.progress().delivered = Some(Delivered(delivery.tag));
+                let before = attempt.progress().delivered.replace(Delivered(delivery.tag));
+                // What was published twice was delivered twice, and is one task.
+                if let Some(before) = before {
+                    self.ledger.ack(&[before.0]).await;
+                }
                 Some(slot)
             }
             Admission::Expired => {
