@@ -15,7 +15,7 @@ const LINES_MAX: usize = 1000;
 /// What each crate of the framework may depend on among the others. Dependencies point one way:
 /// protocol ◄ asl ◄ engine ◄ coordinator ◄ api ◄ server, protocol ◄ broker ◄ sdk; none of the pure crates (protocol,
 /// asl, engine, testing) knows a broker or a store, and no worker links a store or an HTTP server.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("stagepost-protocol", &[]),
     ("stagepost-asl", &["protocol"]),
     ("stagepost-engine", &["protocol", "asl"]),
@@ -45,6 +45,8 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ),
     // It tests the whole from outside: through the API, the command line and the SDK.
     ("stagepost-tests", &["protocol", "sdk", "server"]),
+    // It plays broker and store itself.
+    ("stagepost-sim", &["protocol", "asl", "engine", "broker", "store", "sdk", "coordinator"]),
 ];
 
 /// Packages that must not be in a worker's tree.

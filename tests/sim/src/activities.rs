@@ -1,0 +1,222 @@
+//! What the simulated workers do: steps whose result is known beforehand, and calls of services that do not exist.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+use stagepost::{
+    Context, Failure, State, activity,
+    calls::{CallTask, Called},
+};
+use stagepost_broker::Broker;
+use stagepost_protocol::{
+    IntegrationPattern, Parent, ParentKind, Payload, ShardMessage, Shards, StateMachineArn, TaskToken,
+    limits, shard::Start, topology::Topology,
+};
+
+use crate::{
+    broker::SimBroker,
+    process::Process,
+    workflow::{self, FLAKY},
+};
+
+/// Whether a second begin of an attempt of an activity that is not idempotent is a violation.
+const ONE_ASSIGNMENT: bool = false;
+/// How long an activity works between two looks at its worker's life.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// What happened to attempts, in all workers.
+#[derive(Default)]
+pub(crate) struct Attempts {
+    /// How often each was begun, by its token.
+    begun: Mutex<BTreeMap<String, u32>>,
+    /// Executions that were redriven, or are about to be.
+    redriven: Mutex<BTreeSet<String>>,
+    /// What somebody was asked, and has not answered.
+    asked: Mutex<VecDeque<Asked>>,
+}
+
+/// Somebody is to answer this.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) token: String,
+    /// `Err`: the error to fail with.
+    pub(crate) answer: Result<Value, &'static str>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Attempts {
+    /// Notes that an attempt is begun; how often by now.
+    fn begin(&self, token: &str) -> u32 {
+        let mut begun = lock(&self.begun);
+        let times = begun.entry(token.to_owned()).or_default();
+        *times += 1;
+        *times
+    }
+
+    pub(crate) fn redrive(&self, execution: &str) {
+        lock(&self.redriven).insert(execution.to_owned());
+    }
+
+    pub(crate) fn next_question(&self) -> Option<Asked> {
+        lock(&self.asked).pop_front()
+    }
+}
+
+/// Where an activity runs.
+pub(crate) struct Site {
+    pub(crate) process: Arc<Process>,
+}
+
+/// What an activity is told to do.
+#[derive(Deserialize)]
+pub(crate) struct Work {
+    v: Value,
+    salt: u64,
+    /// How long it takes.
+    millis: u64,
+    /// It fails in so many attempts.
+    fails: u32,
+    /// Whether it sends heartbeats.
+    beats: bool,
+    /// It fails until its execution is redriven.
+    redriven: bool,
+}
+
+/// A step that must not be done twice.
+#[activity(name = "step")]
+pub(crate) async fn once(cx: Context, site: State<Site>, work: Work) -> Result<Value, Failure> {
+    let (process, world) = (&site.process, &site.process.world);
+    let times = world.attempts.begin(cx.task_token());
+    if ONE_ASSIGNMENT && times > 1 {
+        world.violate(format!("{} begins an attempt of {} that was begun before", process.name, cx.state()));
+    }
+    perform(&cx, process, work).await
+}
+
+/// A step that may be done twice.
+#[activity(name = "sure", idempotent)]
+pub(crate) async fn sure(cx: Context, site: State<Site>, work: Work) -> Result<Value, Failure> {
+    perform(&cx, &site.process, work).await
+}
+
+async fn perform(cx: &Context, process: &Process, work: Work) -> Result<Value, Failure> {
+    let world = &process.world;
+    world.note(
+        &process.name,
+        format!("works on {} of {}, attempt {}", cx.state(), cx.execution(), cx.attempt()),
+    );
+    let mut left = Duration::from_millis(work.millis);
+    while !left.is_zero() {
+        let pause = left.min(PAUSE);
+        tokio::time::sleep(pause).await;
+        left -= pause;
+        process.survive(world.faults.die_in_activity).await;
+        cx.check_cancelled()?;
+        if work.beats {
+            cx.heartbeat(&());
+        }
+    }
+    process.survive(world.faults.die_in_activity).await;
+    let early = work.redriven && !lock(&world.attempts.redriven).contains(cx.execution());
+    if early || cx.attempt() <= work.fails {
+        return Err(Failure::new(FLAKY, "as it was told"));
+    }
+    Ok(workflow::step(&work.v, work.salt))
+}
+
+/// The services that a connector calls.
+pub(crate) struct Services {
+    process: Arc<Process>,
+    broker: Arc<SimBroker>,
+    topology: Topology,
+    shards: Shards,
+}
+
+/// The body of a message to somebody.
+#[derive(Deserialize)]
+struct Question {
+    token: String,
+    v: Value,
+    salt: u64,
+    fails: u32,
+}
+
+impl Services {
+    pub(crate) fn new(process: &Arc<Process>, broker: &Arc<SimBroker>, shards: Shards) -> Services {
+        let (process, broker) = (Arc::clone(process), Arc::clone(broker));
+        Services { process, broker, topology: Topology::default(), shards }
+    }
+
+    /// Makes a call.
+    pub(crate) async fn call(self: Arc<Services>, task: CallTask) -> Result<Called, Failure> {
+        let world = &self.process.world;
+        self.process.call(format!("calls {task} for {}", task.context.execution())).await;
+        tokio::time::sleep(world.up_to(Duration::from_millis(50))).await;
+        let called = match task.call.pattern {
+            IntegrationPattern::WaitForTaskToken => self.ask(&task)?,
+            _ => self.start_child(&task).await?,
+        };
+        self.process.survive(world.faults.die_in_activity).await;
+        Ok(called)
+    }
+
+    /// Leaves a question for somebody.
+    fn ask(&self, task: &CallTask) -> Result<Called, Failure> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Request {
+            message_body: Question,
+        }
+        let request: Request = task.input.read().map_err(|error| Failure::new("Unreadable", error))?;
+        let Question { token, v, salt, fails } = request.message_body;
+        let fail = task.context.attempt() <= fails;
+        let answer = if fail { Err(FLAKY) } else { Ok(workflow::step(&v, salt)) };
+        lock(&self.process.world.attempts.asked).push_back(Asked { token, answer });
+        Ok(Called::Submitted(Payload::empty_object()))
+    }
+
+    /// Starts another execution; it reports itself to its parent.
+    async fn start_child(&self, task: &CallTask) -> Result<Called, Failure> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Request {
+            state_machine_arn: String,
+            input: Value,
+        }
+        let request: Request = task.input.read().map_err(|error| Failure::new("Unreadable", error))?;
+        let machine = StateMachineArn::parse(&request.state_machine_arn)
+            .map_err(|error| Failure::new("Unreadable", error))?;
+        let name: String = task.attempt_id.chars().take(limits::NAME_CHARS_MAX).collect();
+        let execution = machine.execution(&name);
+        let token = TaskToken::from_untrusted(task.context.task_token());
+        let start = Start {
+            state_machine: machine.clone(),
+            definition_id: machine.name.clone(),
+            role_arn: "r".to_owned(),
+            input: Payload::from_value(&request.input),
+            trace_header: None,
+            fresh: false,
+            parent: Some(Parent { token, kind: ParentKind::Sync2 }),
+            map_item: None,
+            execution,
+        };
+        let queue = self.topology.shard(self.shards.of(start.execution.id()));
+        let answer = stagepost_coordinator::start_answer(&start.execution, self.process.world.now());
+        let message = ShardMessage::Start(Box::new(start)).encode(queue, None);
+        loop {
+            let published = self.broker.publish(vec![message.clone()]).await;
+            if published.iter().all(Result::is_ok) {
+                return Ok(Called::Submitted(answer));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Deterministic simulation: real coordinators and real workers, in one thread and under virtual time, on a broker and
+//! a store that fail by chance; processes that die at any call and are started anew; clients that start, stop and
+//! redrive random workflows. All chance comes from one seed, so a seed that fails does so again, in the same way.
+//!
+//! ```text
+//!            clients ──► api ─┐                      ┌─ worker   ◄── activities whose results are known
+//!                             ▼                      ▼
+//!   faults ──►          SimBroker ──► broker::server (queues, connections)
+//!     ▲                       ▲
+//!   seed      coordinator ────┴────► SimStore ──► store::tables (checked at every commit)
+//! ```
+//!
+//! * [`run`] plays a seed and says what became of it; the binary does so for many.
+//! * `world` is what all share, `process` what can die, `processes` what runs, `workflow` what is run, `clients` who
+//!   wants it, `check` what must be true when all is over, `trace` what happened.
+//!
+//! What must hold: every accepted start ends, with an outcome that its definition allows; an attempt ends once; what is
+//! stored replays, row by row and as a whole, to what was in the coordinators' memory; nothing is pending, on a queue
+//! or due for ever; nothing is a dead letter.
+
+mod activities;
+mod broker;
+mod check;
+mod clients;
+mod faults;
+mod process;
+mod processes;
+mod rng;
+mod scenario;
+mod store;
+mod trace;
+mod workflow;
+mod world;
+
+use std::{cell::RefCell, panic, sync::Once};
+
+pub use trace::Told;
+
+/// What became of a seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was wrong, if something was.
+    pub violation: Option<String>,
+    /// What happened.
+    pub told: Told,
+}
+
+thread_local! {
+    /// The first panic of the seed that this thread plays.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Lets panics of all threads be remembered, once. What catches them later need not tell.
+fn remember_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANIC.with_borrow_mut(|panic| *panic = panic.take().or_else(|| Some(info.to_string())));
+            before(info);
+        }));
+    });
+}
+
+/// Plays a seed, and keeps so many of the last lines of its trace.
+///
+/// # Panics
+/// When no runtime can be made.
+pub fn run(seed: u64, tail_max: usize) -> Outcome {
+    remember_panics();
+    PANIC.take();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without IO needs nothing of the system");
+    let world = runtime.block_on(async {
+        let world = world::World::new(seed, tail_max);
+        scenario::play(&world).await;
+        world
+    });
+    drop(runtime);
+    let panicked = PANIC.take().map(|panic| format!("a panic: {panic}"));
+    Outcome { violation: panicked.or(world.violation()), told: world.told() }
+}

@@ -1,0 +1,151 @@
+//! The processes of an installation: each runs, dies or is stopped, and is started anew.
+
+use std::{sync::Arc, time::Duration};
+
+use stagepost::{Worker, activities, calls};
+use stagepost_coordinator::{Client, Clock, Coordinator, Options, Parts, Random};
+use stagepost_protocol::{Shards, topology::Topology};
+
+use crate::{
+    activities::{Services, Site, once, sure},
+    broker::SimBroker,
+    clients::Api,
+    process::Process,
+    store::SimStore,
+    world::World,
+};
+
+/// How long it takes until a process that is gone is started anew, at most.
+const ANEW_MAX: Duration = Duration::from_secs(6);
+
+/// What a process is.
+#[derive(Clone)]
+pub(crate) enum Role {
+    Coordinator(Box<Options>),
+    /// Runs activities, so many of each at a time.
+    Worker(u16),
+    /// Calls services.
+    Connector(Shards),
+    /// Asks coordinators for others.
+    Api(Shards, Api),
+}
+
+impl Role {
+    fn name(&self) -> &'static str {
+        match self {
+            Role::Coordinator(_) => "coordinator",
+            Role::Worker(_) => "worker",
+            Role::Connector(_) => "connector",
+            Role::Api(..) => "api",
+        }
+    }
+}
+
+/// Settings that differ from seed to seed.
+pub(crate) fn options(world: &Arc<World>) -> Options {
+    let rng = &world.rng;
+    let (clock, random) = (Arc::clone(world), Arc::clone(world));
+    Options {
+        shards: Shards::new(u16::try_from(1 + rng.below(4)).expect("it is at most 4")).expect("it is not 0"),
+        batch_max: rng.one_of(&[1, 4, 64]),
+        prefetch: rng.one_of(&[1, 8, 500]),
+        cache_bytes_max: rng.one_of(&[1, 10_000, 1 << 20]),
+        wake_horizon: Duration::from_secs(rng.one_of(&[3, 10, 60])),
+        snapshot_events: rng.one_of(&[1, 20, 1_000]),
+        start_guard: Duration::from_millis(rng.one_of(&[200, 5_000])),
+        clock: Clock::new(move || clock.now()),
+        random: Random::new(move || random.rng.bits()),
+        ..Options::default()
+    }
+}
+
+/// Keeps a process of this role running.
+pub(crate) async fn keep(world: Arc<World>, role: Role, number: usize) {
+    for incarnation in 1.. {
+        let process = world.process(format!("{}-{number}.{incarnation}", role.name()));
+        world.note(&process.name, "starts");
+        tokio::select! {
+            biased;
+            () = process.death() => {}
+            () = Box::pin(run(&process, &role)) => {}
+        }
+        process.kill();
+        tokio::time::sleep(world.up_to(ANEW_MAX)).await;
+    }
+}
+
+/// Runs until it ends by itself, or is to be stopped.
+async fn run(process: &Arc<Process>, role: &Role) {
+    match role {
+        Role::Coordinator(options) => coordinator(process, options).await,
+        Role::Worker(concurrency) => worker(process, *concurrency).await,
+        Role::Connector(shards) => connector(process, *shards).await,
+        Role::Api(shards, seat) => api(process, *shards, seat).await,
+    }
+}
+
+/// Waits until the process is to be stopped, or dies of old age.
+async fn life(process: &Process) {
+    let world = &process.world;
+    let Some(most) = world.faults.life else { return std::future::pending().await };
+    tokio::time::sleep(world.up_to(most)).await;
+    if world.is_calm() {
+        return std::future::pending().await;
+    }
+    if world.rng.one_in(2) {
+        process.kill();
+    }
+    process.live().await;
+    world.note(&process.name, "is to stop");
+}
+
+async fn coordinator(process: &Arc<Process>, options: &Options) {
+    let parts = Parts { store: SimStore::new(process), broker: SimBroker::new(process) };
+    let options = Options { owner: process.name.clone(), ..options.clone() };
+    let started = Coordinator::start(parts, options, process.world.token_key.clone()).await;
+    let Ok(coordinator) = started else { return process.world.note(&process.name, "could not start") };
+    tokio::select! {
+        biased;
+        part = coordinator.failed() => process.world.violate(format!("{}: {part} has ended", process.name)),
+        () = life(process) => coordinator.shutdown().await,
+    }
+}
+
+async fn worker(process: &Arc<Process>, concurrency: u16) {
+    let world = Arc::clone(&process.world);
+    let worker = Worker::with_broker(SimBroker::new(process))
+        .name(&process.name)
+        .clock(move || world.system_time())
+        .concurrency(concurrency)
+        .shutdown_grace(Duration::from_secs(2))
+        .state(Site { process: Arc::clone(process) })
+        .register(activities![once, sure]);
+    ended(process, worker.run_until(life(process)).await);
+}
+
+async fn connector(process: &Arc<Process>, shards: Shards) {
+    let world = Arc::clone(&process.world);
+    let broker = SimBroker::new(process);
+    let services = Arc::new(Services::new(process, &broker, shards));
+    let worker = Worker::with_broker(broker)
+        .name(&process.name)
+        .clock(move || world.system_time())
+        .shutdown_grace(Duration::from_secs(2))
+        .register(calls::registration(move |task| Box::pin(Arc::clone(&services).call(task))));
+    ended(process, worker.run_until(life(process)).await);
+}
+
+fn ended(process: &Process, result: Result<(), stagepost::WorkerError>) {
+    if let Err(error) = result {
+        process.world.note(&process.name, format!("ends: {error}"));
+    }
+}
+
+async fn api(process: &Arc<Process>, shards: Shards, seat: &Api) {
+    let key = process.world.token_key.clone();
+    let connected = Client::connect(SimBroker::new(process), Topology::default(), shards, key).await;
+    let Ok(client) = connected else { return };
+    seat.seat(Some(client));
+    life(process).await;
+    seat.seat(None);
+}

@@ -1,0 +1,115 @@
+//! One seed, from its first start to its last check.
+
+use std::{sync::Arc, time::Duration};
+
+use stagepost_broker::QueueSpec;
+use stagepost_protocol::{Namespace, Payload, topology::Topology};
+use stagepost_store::{ActivityRow, DefinitionRow};
+use tokio::task::JoinSet;
+
+use crate::{
+    check,
+    clients::{self, Api},
+    processes::{self, Role},
+    workflow::{self, Machine, Plan},
+    world::World,
+};
+
+/// When nothing fails any more, all must be over after so long.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+/// How often it is looked whether all is over.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs a seed, until all is over or something is wrong.
+pub(crate) async fn play(world: &Arc<World>) {
+    let machines: Vec<Arc<Machine>> = {
+        let count = 2 + world.rng.below(6);
+        workflow::machines(&world.rng, count).into_iter().map(Arc::new).collect()
+    };
+    world.note("world", format!("{:?}", world.faults));
+    register(world, &machines);
+    tokio::select! {
+        biased;
+        () = world.violated() => {}
+        () = Box::pin(all(world, &machines)) => {}
+    }
+}
+
+async fn all(world: &Arc<World>, machines: &[Arc<Machine>]) {
+    // Tasks end with this set, in whatever state they are.
+    let mut running = JoinSet::new();
+    let api = populate(world, &mut running);
+    let mut drivers = JoinSet::new();
+    for machine in machines.iter().filter(|machine| machine.plan != Plan::Child) {
+        drivers.spawn(clients::drive(Arc::clone(world), api.clone(), Arc::clone(machine)));
+    }
+    running.spawn(clients::answer_all(Arc::clone(world), api));
+    running.spawn(restarts(Arc::clone(world)));
+    tokio::time::sleep(Duration::from_secs(5) + world.up_to(Duration::from_secs(60))).await;
+    world.calm_down();
+    let over = async {
+        while drivers.join_next().await.is_some() {}
+        while check::unfinished(world).is_some() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, over).await.is_err() {
+        let what = check::unfinished(world).unwrap_or_else(|| "a request is not answered".to_owned());
+        return world.violate(format!("after {PATIENCE:?} without faults: {what}"));
+    }
+    if let Err(wrong) = check::results(world, machines) {
+        world.violate(wrong);
+    }
+}
+
+/// Puts state machines and activities into the store.
+fn register(world: &World, machines: &[Arc<Machine>]) {
+    let mut tables = world.tables();
+    for machine in machines {
+        let row = DefinitionRow { id: machine.name.clone(), text: machine.definition.to_string() };
+        tables.definitions.insert(row.id.clone(), row);
+        if let Err(wrong) = tables.compiled(&machine.name) {
+            drop(tables);
+            return world.violate(format!("a definition is not accepted: {wrong}"));
+        }
+    }
+    for name in ["step", "sure"] {
+        let (namespace, settings) = (Namespace::default(), Payload::empty_object());
+        let row = ActivityRow {
+            namespace: namespace.clone(),
+            name: name.to_owned(),
+            created_at: world.now(),
+            settings,
+        };
+        tables.activities.insert((namespace, name.to_owned()), row);
+    }
+}
+
+/// Starts all processes.
+fn populate(world: &Arc<World>, running: &mut JoinSet<()>) -> Api {
+    let options = processes::options(world);
+    let shards = options.shards;
+    world.tables().spread = Some(shards);
+    let nobody = QueueSpec::ours(Topology::default().activity(&Namespace::default(), "nobody"));
+    world.broker().declare(&[nobody]).expect("a queue of our own can be declared");
+    let api = Api::default();
+    let mut roles = vec![Role::Api(shards, api.clone()), Role::Connector(shards)];
+    roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Coordinator(Box::new(options.clone()))));
+    roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Worker(world.rng.one_of(&[1, 3, 64]))));
+    for (number, role) in roles.into_iter().enumerate() {
+        running.spawn(processes::keep(Arc::clone(world), role, number));
+    }
+    api
+}
+
+/// Restarts the broker from time to time.
+async fn restarts(world: Arc<World>) {
+    let Some(most) = world.faults.broker_restarts else { return };
+    loop {
+        tokio::time::sleep(world.up_to(most)).await;
+        if world.is_calm() {
+            return;
+        }
+        world.broker().restart(&world);
+    }
+}
