@@ -7,7 +7,7 @@ use stagepost_broker::{ConsumeOptions, Delivery, QueueSpec};
 use stagepost_protocol::{
     DeadReason, Message, Report, ReportOutcome, ShardMessage, TokenKey, TokenMessage, limits,
 };
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     dispatch,
@@ -72,15 +72,15 @@ pub(crate) async fn run(
     shared: Arc<Shared>,
     options: Options,
     token_key: TokenKey,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: CancellationToken,
 ) {
     let queue = options.topology.callbacks();
-    let Some(mut consumer) = consume(&shared, &queue, PREFETCH, &mut shutdown).await else { return };
+    let Some(mut consumer) = consume(&shared, &queue, PREFETCH, &shutdown).await else { return };
     let acker = consumer.acker();
     loop {
         let deliveries = tokio::select! {
             biased;
-            _ = shutdown.changed() => return,
+            () = shutdown.cancelled() => return,
             deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
         };
         let Some(deliveries) = deliveries else { return };
@@ -97,7 +97,7 @@ pub(crate) async fn consume(
     shared: &Shared,
     queue: &str,
     prefetch: u16,
-    shutdown: &mut watch::Receiver<bool>,
+    shutdown: &CancellationToken,
 ) -> Option<Box<dyn stagepost_broker::Consumer>> {
     let mut backoff = Backoff::new();
     loop {
@@ -111,12 +111,12 @@ pub(crate) async fn consume(
                 Ok(consumer) => return Some(consumer),
                 Err(error) => tracing::error!(%error, queue, "a queue cannot be consumed; trying again"),
             },
-            _ = shutdown.changed() => return None,
+            () = shutdown.cancelled() => return None,
         }
         tokio::select! {
             biased;
             () = backoff.wait() => {}
-            _ = shutdown.changed() => return None,
+            () = shutdown.cancelled() => return None,
         }
     }
 }

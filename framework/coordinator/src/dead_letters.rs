@@ -12,7 +12,7 @@ use std::{
 use stagepost_broker::{Consumer, Delivery};
 use stagepost_protocol::{DeadLetter, DeadReason, Namespace};
 use stagepost_store::Record;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     callbacks::consume,
@@ -37,14 +37,13 @@ enum Paused {
 }
 
 /// Keeps letters until `shutdown`.
-pub(crate) async fn run(shared: Arc<Shared>, options: Options, mut shutdown: watch::Receiver<bool>) {
-    let mut ended = shutdown.clone();
+pub(crate) async fn run(shared: Arc<Shared>, options: Options, shutdown: CancellationToken) {
     let keeping = async {
         loop {
             room(&shared, options.dead_letters_max).await;
             let queue = options.topology.dead_letters();
-            let Some(consumer) = consume(&shared, &queue, PREFETCH, &mut shutdown).await else { return };
-            match take(&shared, &options, consumer, &mut shutdown).await {
+            let Some(consumer) = consume(&shared, &queue, PREFETCH, &shutdown).await else { return };
+            match take(&shared, &options, consumer, &shutdown).await {
                 Paused::Shutdown => return,
                 Paused::Full => {}
                 // The queue is left alone until this one is stored: RabbitMQ counts deliveries, and drops a message that
@@ -54,9 +53,10 @@ pub(crate) async fn run(shared: Arc<Shared>, options: Options, mut shutdown: wat
         }
     };
     tokio::select! {
+        biased;
         () = keeping => {}
         // What is not acknowledged comes again.
-        _ = ended.changed() => {}
+        () = shutdown.cancelled() => {}
     }
 }
 
@@ -100,18 +100,19 @@ async fn take(
     shared: &Shared,
     options: &Options,
     mut consumer: Box<dyn Consumer>,
-    shutdown: &mut watch::Receiver<bool>,
+    shutdown: &CancellationToken,
 ) -> Paused {
     let acker = consumer.acker();
     let mut full = false;
     loop {
         let deliveries = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Paused::Shutdown,
             deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
             () = tokio::time::sleep(RECOUNT), if !full => {
                 has_room(shared, options.dead_letters_max).await;
                 continue;
             }
-            _ = shutdown.changed() => return Paused::Shutdown,
         };
         let Some(deliveries) = deliveries else {
             return if full { Paused::Full } else { Paused::Shutdown };

@@ -7,9 +7,10 @@ use stagepost_broker::{ConsumeOptions, QueueSpec};
 use stagepost_protocol::ShardId;
 use stagepost_store::Lease;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     deciding::Feed,
@@ -39,11 +40,11 @@ pub(crate) async fn run(
     options: Options,
     token_key: stagepost_protocol::TokenKey,
     feed: mpsc::Sender<Feed>,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: CancellationToken,
 ) {
     let mut owned: BTreeMap<ShardId, Owned> = BTreeMap::new();
     let every = options.lease_ttl / 3;
-    while !*shutdown.borrow() {
+    while !shutdown.is_cancelled() {
         drop_failed(&shared, &mut owned).await;
         match shared.store.lease(&options.owner, options.lease_ttl, options.shards.count()).await {
             Ok((leases, fair)) => {
@@ -60,7 +61,7 @@ pub(crate) async fn run(
             biased;
             () = tokio::time::sleep(every) => {}
             () = shared.lease_lost.notified() => {}
-            _ = shutdown.changed() => {}
+            () = shutdown.cancelled() => {}
         }
     }
     let ending = owned.into_values().map(|shard| stop(shard, Stop::Graceful));

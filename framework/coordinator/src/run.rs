@@ -18,6 +18,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     callbacks, dead_letters,
@@ -55,7 +56,7 @@ pub async fn installation_token_key(reader: &dyn Reader) -> Result<TokenKey, sta
 pub struct Coordinator {
     metrics: Arc<Metrics>,
     runner: Arc<express::Runner>,
-    shutdown: watch::Sender<bool>,
+    shutdown: CancellationToken,
     failed: watch::Receiver<Option<&'static str>>,
     dropped: Arc<AtomicBool>,
     /// The one that holds the leases first.
@@ -64,7 +65,7 @@ pub struct Coordinator {
 
 /// Starts the coordinator's tasks and notices when one ends that should not.
 struct Supervisor {
-    stopped: watch::Receiver<bool>,
+    stopped: CancellationToken,
     failed: watch::Sender<Option<&'static str>>,
     /// The coordinator was dropped: its tasks end each other.
     dropped: Arc<AtomicBool>,
@@ -75,7 +76,7 @@ impl Supervisor {
         let (stopped, failed, dropped) = (self.stopped.clone(), self.failed.clone(), self.dropped.clone());
         tokio::spawn(async move {
             let panicked = AssertUnwindSafe(task).catch_unwind().await.is_err();
-            if panicked || !(*stopped.borrow() || dropped.load(Ordering::Acquire)) {
+            if panicked || !(stopped.is_cancelled() || dropped.load(Ordering::Acquire)) {
                 tracing::error!(task = name, panicked, "a task of the coordinator has ended unexpectedly");
                 failed.send_replace(Some(name));
             }
@@ -94,7 +95,7 @@ impl Coordinator {
         let metrics = Arc::new(Metrics::default());
         let runner = express::Runner::start(parts.clone(), &options, &token_key, metrics.clone()).await?;
         let shared = Arc::new(Shared::new(parts, metrics.clone(), &options));
-        let (shutdown, stopped) = watch::channel(false);
+        let stopped = CancellationToken::new();
         let (feed, fed) = mpsc::channel(FEEDS_MAX);
         // One batch waits while one is committed: a deeper pipeline would only make batches smaller.
         let (decided, to_commit) = mpsc::channel(1);
@@ -124,7 +125,7 @@ impl Coordinator {
             let run = triggers::run(shared.clone(), options.clone(), trigger.clone(), stopped.clone());
             tasks.push(supervisor.spawn("trigger", run));
         }
-        Ok(Coordinator { metrics, runner, shutdown, failed, dropped, tasks })
+        Ok(Coordinator { metrics, runner, shutdown: stopped, failed, dropped, tasks })
     }
 
     /// What it counts.
@@ -153,8 +154,7 @@ impl Coordinator {
     /// Settles what was delivered, gives its shards back, and returns when all is done. What cannot be settled,
     /// because store or broker is away, is left to the next owner after a lease's time and ten seconds.
     pub async fn shutdown(mut self) {
-        // The tasks may have ended by themselves.
-        let _ = self.shutdown.send(true);
+        self.shutdown.cancel();
         let mut tasks = std::mem::take(&mut self.tasks).into_iter();
         // This one's time is limited by itself; the others end after it.
         if let Some(leases) = tasks.next() {

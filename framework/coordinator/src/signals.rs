@@ -9,7 +9,7 @@ use stagepost_protocol::{
     ArnError, DeadReason, ExecutionArn, Message, ShardMessage, Signal, SignalMessage, limits,
     signal::SignalError,
 };
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     callbacks::{consume, publish},
@@ -48,14 +48,14 @@ impl Unusable {
 }
 
 /// Consumes the queue of signals until `shutdown`.
-pub(crate) async fn run(shared: Arc<Shared>, options: Options, mut shutdown: watch::Receiver<bool>) {
+pub(crate) async fn run(shared: Arc<Shared>, options: Options, shutdown: CancellationToken) {
     let queue = options.topology.signals();
-    let Some(mut consumer) = consume(&shared, &queue, PREFETCH, &mut shutdown).await else { return };
+    let Some(mut consumer) = consume(&shared, &queue, PREFETCH, &shutdown).await else { return };
     let acker = consumer.acker();
     loop {
         let deliveries = tokio::select! {
             biased;
-            _ = shutdown.changed() => return,
+            () = shutdown.cancelled() => return,
             deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
         };
         let Some(deliveries) = deliveries else { return };

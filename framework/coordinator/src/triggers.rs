@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use stagepost_broker::Delivery;
 use stagepost_protocol::{DeadReason, ExpressStart, Message, Payload, ShardMessage, limits, shard::Start};
 use stagepost_store::StateMachineRow;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     callbacks::{consume, publish},
@@ -23,14 +23,14 @@ pub(crate) async fn run(
     shared: Arc<Shared>,
     options: Options,
     trigger: Trigger,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: CancellationToken,
 ) {
-    let Some(mut consumer) = consume(&shared, &trigger.queue, PREFETCH, &mut shutdown).await else { return };
+    let Some(mut consumer) = consume(&shared, &trigger.queue, PREFETCH, &shutdown).await else { return };
     let acker = consumer.acker();
     loop {
         let deliveries = tokio::select! {
             biased;
-            _ = shutdown.changed() => return,
+            () = shutdown.cancelled() => return,
             deliveries = consumer.next(usize::from(PREFETCH)) => deliveries,
         };
         let Some(deliveries) = deliveries else { return };

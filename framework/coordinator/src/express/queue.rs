@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Durat
 use futures_util::FutureExt;
 use stagepost_broker::{Acker, Delivery};
 use stagepost_protocol::{DeadReason, ExecutionId, ExpressStart};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::{RunError, Runner};
 use crate::{
@@ -34,16 +35,16 @@ struct Queue {
 }
 
 /// Consumes the queue until `shutdown`.
-pub(crate) async fn run(runner: Arc<Runner>, options: Options, mut shutdown: watch::Receiver<bool>) {
+pub(crate) async fn run(runner: Arc<Runner>, options: Options, shutdown: CancellationToken) {
     let name = options.topology.express();
     let at_once = options.express_running_max;
-    let Some(mut consumer) = consume(&runner.shared, &name, at_once, &mut shutdown).await else { return };
+    let Some(mut consumer) = consume(&runner.shared, &name, at_once, &shutdown).await else { return };
     let acker = consumer.acker();
     let mut queue = Queue { runner, name, acker, deliveries: BTreeMap::new(), running: JoinSet::new() };
     loop {
         tokio::select! {
             biased;
-            _ = shutdown.changed() => break,
+            () = shutdown.cancelled() => break,
             Some(ended) = queue.running.join_next() => queue.settle(ended).await,
             deliveries = consumer.next(TAKEN_MAX) => match deliveries {
                 Some(deliveries) => {

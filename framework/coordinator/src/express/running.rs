@@ -133,6 +133,7 @@ impl Running {
             }
             let until = self.until_next_deadline();
             tokio::select! {
+                biased;
                 () = published(&mut publishing) => publishing = None,
                 _ = self.inputs.recv_many(&mut asked, INPUTS_MAX) => {
                     asked.drain(..).for_each(|asked| self.take(asked));

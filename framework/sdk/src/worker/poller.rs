@@ -10,9 +10,10 @@ use stagepost_protocol::message::{
     HEADER_ATTEMPT, HEADER_DEADLINE, HEADER_EXECUTION, HEADER_HEARTBEAT, HEADER_IDEMPOTENCY_KEY, HEADER_STATE,
 };
 use stagepost_protocol::{Payload, ReportOutcome, TaskToken, Timestamp, error_names, http};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::attempt;
 use super::builder::Worker;
@@ -63,7 +64,7 @@ pub(super) async fn run(
         .iter()
         .map(|registration| (Arc::new(registration.clone()), Arc::new(Ledger::new(None))))
         .collect();
-    let (stop, stopped) = watch::channel(false);
+    let stop = CancellationToken::new();
     let mut pollers = JoinSet::new();
     for (registration, ledger) in &activities {
         let slots = worker.slots(registration);
@@ -76,7 +77,7 @@ pub(super) async fn run(
                 ledger: Arc::clone(ledger),
                 free: Arc::clone(&free),
             };
-            pollers.spawn(poller.run(stopped.clone()));
+            pollers.spawn(poller.run(stop.clone()));
         }
     }
     let ledgers = activities.iter().map(|(r, ledger)| (r.name, Arc::clone(ledger))).collect();
@@ -88,7 +89,7 @@ pub(super) async fn run(
         () = &mut shutdown => Ok(()),
         ended = first_end(&mut pollers) => ended.map(drop),
     };
-    stop.send_replace(true);
+    stop.cancel();
     let asked = Instant::now();
     let mut hurry = pin!(hurry);
     let (ended, hurried) = {
@@ -125,16 +126,16 @@ struct Poller {
 
 impl Poller {
     /// Polls until `stopped`; a poll that is under way then is the last one.
-    async fn run(self, mut stopped: watch::Receiver<bool>) -> Result<(), WorkerError> {
+    async fn run(self, stopped: CancellationToken) -> Result<(), WorkerError> {
         let mut arn = tokio::select! {
             arn = self.create() => arn?,
-            () = told(&mut stopped) => return Ok(()),
+            () = stopped.cancelled() => return Ok(()),
         };
         let mut pause = PAUSE_MIN;
         loop {
             let slot = tokio::select! {
                 biased;
-                () = told(&mut stopped) => return Ok(()),
+                () = stopped.cancelled() => return Ok(()),
                 slot = Arc::clone(&self.free).acquire_owned() => slot,
             };
             // Closed only together with the worker, and this task holds a handle.
@@ -159,7 +160,7 @@ impl Poller {
                     }
                 }
                 Ok(None) if asked.elapsed() < LONG_POLL_MIN => {
-                    sleep_or_told(LONG_POLL_MIN, &mut stopped).await;
+                    sleep_or_told(LONG_POLL_MIN, &stopped).await;
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -168,12 +169,12 @@ impl Poller {
                         ?pause,
                         "polling failed, it goes on: {error}"
                     );
-                    sleep_or_told(pause, &mut stopped).await;
+                    sleep_or_told(pause, &stopped).await;
                     pause = (2 * pause).min(PAUSE_MAX);
                     if error.is(&["ActivityDoesNotExist"]) {
                         arn = tokio::select! {
                             arn = self.create() => arn?,
-                            () = told(&mut stopped) => return Ok(()),
+                            () = stopped.cancelled() => return Ok(()),
                         };
                     }
                 }
@@ -241,16 +242,10 @@ impl Poller {
     }
 }
 
-/// Completes when the worker is to stop.
-async fn told(stopped: &mut watch::Receiver<bool>) {
-    // The sender is gone only when the worker is, and that is a stop too.
-    let _ = stopped.wait_for(|stop| *stop).await;
-}
-
-async fn sleep_or_told(pause: Duration, stopped: &mut watch::Receiver<bool>) {
+async fn sleep_or_told(pause: Duration, stopped: &CancellationToken) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
-        () = told(stopped) => {}
+        () = stopped.cancelled() => {}
     }
 }
 

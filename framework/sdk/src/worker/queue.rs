@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use stagepost_broker::{Broker, Consumer, Delivery, Error};
 use stagepost_protocol::{DeadLetter, DeadReason, Message, TaskMessage};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::attempt;
 use super::ledger::{Delivered, Ledger};
@@ -42,7 +43,7 @@ impl Queue {
     pub(super) async fn run(
         self,
         mut consumer: Box<dyn Consumer>,
-        mut stop: watch::Receiver<bool>,
+        stop: CancellationToken,
     ) -> Result<Box<dyn Consumer>, Error> {
         let slots = Arc::new(Semaphore::new(usize::from(self.slots)));
         // Only closed together with the worker, and this loop holds a handle.
@@ -50,12 +51,12 @@ impl Queue {
         loop {
             let first = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stop.cancelled() => break,
                 slot = free() => slot,
             };
             let batch = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stop.cancelled() => break,
                 batch = consumer.next(1 + slots.available_permits()) => batch,
             };
             let Some(batch) = batch else { return Err(Error::Closed) };

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stagepost_broker::{Broker, ConsumeOptions, QueueSpec};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::builder::{Connection, Worker};
 use super::connect;
@@ -158,10 +159,10 @@ pub(super) async fn on_broker(
     let reporter = Reporter { broker, worker: worker.name.clone(), ledgers };
     let reporter = tokio::spawn(reporter.run(outgoing));
     let watch = tokio::spawn(watching::run(Arc::clone(&shared), activities.clone()));
-    let (stop, stopped) = watch::channel(false);
+    let stop = CancellationToken::new();
     let mut queues = JoinSet::new();
     for (queue, consumer) in started {
-        let stopped = stopped.clone();
+        let stopped = stop.clone();
         queues.spawn(async move { queue.run(consumer, stopped).await.map_err(WorkerError::from) });
     }
     tracing::info!(worker = %worker.name, activities = activities.len(), "the worker runs");
@@ -171,7 +172,7 @@ pub(super) async fn on_broker(
         () = &mut shutdown => Ok(()),
         ended = first_end(&mut queues) => ended.map(drop),
     };
-    stop.send_replace(true);
+    stop.cancel();
     // A consumer that is dropped gives back what is unsettled: they live until everything is reported.
     let (consumers, all_ended) = all_ends(&mut queues).await;
     let ended = ended.and(all_ended);
