@@ -10,7 +10,8 @@ use std::{
 use stagepost_broker::{Acker, Delivery, DeliveryTag};
 use stagepost_engine::{Execution, Origin, SyncChild, children::waits_for_executions, history};
 use stagepost_protocol::{
-    ActivityArn, DeadReason, ExecutionId, ShardId, ShardMessage, TokenKey, shard::Start,
+    ActivityArn, DeadReason, ExecutionId, ShardId, ShardMessage, TokenKey,
+    shard::{Redrive, RedriveChild, Start},
 };
 use stagepost_store::{ExecutionStatus, ExecutionSummary, Lease, StoredExecution};
 use tokio::{
@@ -422,9 +423,10 @@ impl Deciding {
                 ShardMessage::Start(start) if start.fresh && !item.redelivered => {}
                 ShardMessage::Start(start) => want(start.execution.id()),
                 ShardMessage::Stop(stop) => want(stop.execution.id()),
-                ShardMessage::Redrive(redrive) => {
-                    redriven.insert(redrive.execution.id());
-                    want(redrive.execution.id());
+                ShardMessage::Redrive(Redrive { execution, .. })
+                | ShardMessage::RedriveChild(RedriveChild { execution, .. }) => {
+                    redriven.insert(execution.id());
+                    want(execution.id());
                 }
                 ShardMessage::UpdateMapRun(update) => want(update.execution.id()),
                 ShardMessage::Signal(signal) => want(signal.execution.id()),
@@ -570,7 +572,8 @@ impl Deciding {
                     wanted
                         .extend(definition.iter().flat_map(|d| d.registered_activities()).map(str::to_owned));
                 }
-                ShardMessage::Redrive(redrive) => ids.push(redrive.execution.id()),
+                ShardMessage::Redrive(Redrive { execution, .. })
+                | ShardMessage::RedriveChild(RedriveChild { execution, .. }) => ids.push(execution.id()),
                 ShardMessage::Signal(signal) => ids.push(signal.execution.id()),
                 ShardMessage::Stop(_) | ShardMessage::UpdateMapRun(_) => {}
             }

@@ -31,6 +31,10 @@ pub(crate) fn message(
         Command::StartChild(child) => {
             return start_child(topology, shards, definition_id, child, republished);
         }
+        Command::RedriveChild(child) => {
+            let queue = topology.shard(shards.of(child.execution.id()));
+            return ShardMessage::RedriveChild(child).encode(queue, None);
+        }
         Command::StopChild(child) => return stop_child(topology, shards, child),
         Command::Dispatch(dispatch) => TaskMessage {
             queue: topology.activity(&arn.namespace, &dispatch.activity),
@@ -91,7 +95,7 @@ fn start_child(
         input: child.input,
         trace_header: None,
         // Its name is made of what has never been asked for before.
-        fresh: !republished,
+        fresh: !child.again && !republished,
         parent: Some(child.parent),
         map_item: Some(MapItem { map_run: child.map_run, items: child.items }),
     };
@@ -100,7 +104,8 @@ fn start_child(
 
 fn stop_child(topology: &Topology, shards: Shards, child: StopChild) -> Message {
     let queue = topology.shard(shards.of(child.execution.id()));
-    let stop = Stop { execution: child.execution, error: None, cause: None, parent: Some(child.parent) };
+    let StopChild { execution, parent, redrives } = child;
+    let stop = Stop { execution, error: None, cause: None, parent: Some(parent), redrives: Some(redrives) };
     ShardMessage::Stop(stop).encode(queue, None)
 }
 

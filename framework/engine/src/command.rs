@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use stagepost_asl::StateIndex;
 use stagepost_protocol::{
-    ExecutionArn, MapRun, MapRunArn, Parent, Payload, ReportOutcome, ServiceCall, StateMachineArn, TaskToken,
-    Timestamp, TokenKey,
+    ExecutionArn, MapChild, MapRun, MapRunArn, Parent, Payload, ReportOutcome, ServiceCall, StateMachineArn,
+    TaskToken, Timestamp, TokenKey, shard::RedriveChild,
 };
 
 use crate::history::{HistoryEvent, ScopeId};
@@ -36,8 +36,8 @@ pub enum Input {
         started_at: Option<Timestamp>,
         /// What became of it.
         outcome: ReportOutcome,
-        /// The child of a Map Run that it is about: the place of its item.
-        child: Option<u64>,
+        /// The child of a Map Run that it is about.
+        child: Option<MapChild>,
     },
     /// A deadline may have passed: whatever is due at `env.now` happens.
     Wake,
@@ -48,6 +48,8 @@ pub enum Input {
     Redrive {
         /// A request with the same token as the newest redrive is that one.
         client_token: Option<String>,
+        /// How often it has been redriven then; `None`: once more than before.
+        count: Option<u32>,
     },
     /// Somebody signals the execution: a state that waits for it gets it, now or later.
     Signal {
@@ -166,6 +168,8 @@ pub enum Command {
     Call(Call),
     /// Start a child execution of a Map Run.
     StartChild(StartChild),
+    /// Have a child execution of a Map Run go on.
+    RedriveChild(RedriveChild),
     /// Stop a child execution of a Map Run.
     StopChild(StopChild),
 }
@@ -189,6 +193,8 @@ pub struct StartChild {
     pub map_run: MapRunArn,
     /// How many items it processes.
     pub items: u32,
+    /// It was asked for before; a redrive of it follows.
+    pub again: bool,
 }
 
 /// A child execution that is to be stopped.
@@ -198,6 +204,8 @@ pub struct StopChild {
     pub execution: ExecutionArn,
     /// The token that it was started with.
     pub parent: TaskToken,
+    /// How often it was redriven.
+    pub redrives: u32,
 }
 
 /// One attempt of an activity.

@@ -12,7 +12,7 @@ use stagepost_asl::{
     ErrorHandling, State, StateIndex, StateKind, StateMachine, Transition,
     retry::{self, Handling},
 };
-use stagepost_protocol::{MapRunStatus, Payload, ReportOutcome, Timestamp, error_names, limits};
+use stagepost_protocol::{MapChild, MapRunStatus, Payload, ReportOutcome, Timestamp, error_names, limits};
 
 use crate::{
     command::{Applied, Command, Env, Ignored, Input, Outcome, Taken, Way},
@@ -76,7 +76,7 @@ pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> 
             decider.emit(TOP_LEVEL, 0, EventKind::ExecutionTimedOut(Failure::default()));
             None
         }
-        Input::Redrive { client_token } => redrive::redrive(&mut decider, client_token),
+        Input::Redrive { client_token, count } => redrive::redrive(&mut decider, client_token, count),
         Input::Stop { error, cause } => {
             decider.end_map_runs();
             decider.emit(TOP_LEVEL, 0, EventKind::ExecutionAborted(Failure::bounded(error, cause)));
@@ -311,6 +311,9 @@ impl<'d> Decider<'d> {
             StateKind::Parallel(parallel) => states::parallel::begin(self, scope, parallel),
             StateKind::Map(map) => match &map.distributed {
                 None => states::map::begin(self, scope, map),
+                Some(_) if self.scope(scope).closed_map_run().is_some() => {
+                    states::distributed::redrive(self, scope, map)
+                }
                 Some(distributed) => states::distributed::begin(self, scope, map, distributed),
             },
         }
@@ -495,7 +498,7 @@ impl<'d> Decider<'d> {
         &mut self,
         scope: ScopeId,
         event_id: u64,
-        child: Option<u64>,
+        child: Option<MapChild>,
         outcome: ReportOutcome,
     ) -> Option<Ignored> {
         match states::distributed::report(self, scope, event_id, child, outcome) {
@@ -574,6 +577,7 @@ impl<'d> Decider<'d> {
             }
             Phase::Deciding
             | Phase::Closed(_)
+            | Phase::ClosedMapRun(_)
             | Phase::Waiting(_)
             | Phase::Retrying(_)
             | Phase::Attempting(_) => {

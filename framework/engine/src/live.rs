@@ -24,10 +24,11 @@ mod children;
 mod map_run;
 mod redrive;
 mod signals;
+mod unsuccessful;
 
 pub(crate) use attempts::Attempt;
 pub(crate) use children::Children;
-pub(crate) use map_run::{MapRun, Source, Stage};
+pub(crate) use map_run::{MapRun, OpenChild, Source, Stage};
 
 use attempts::Attempts;
 use children::Items;
@@ -173,6 +174,9 @@ pub(crate) enum Phase {
     Closed(Box<Children>),
     /// The child executions of a distributed Map state.
     MapRun(Box<MapRun>),
+    /// Nothing, only within a decision: the Map Run has ended without success. If the execution ends so, a redrive goes
+    /// on with it.
+    ClosedMapRun(Box<MapRun>),
 }
 
 const SCOPE_BYTES: usize = 320;
@@ -193,7 +197,7 @@ impl Scope {
                         let given = c.given.as_ref().map_or(0, Payload::len);
                         c.results.len() * 48 + c.result_bytes + step.input.len() + 2 * given
                     }
-                    Phase::MapRun(run) => run.bytes(),
+                    Phase::MapRun(run) | Phase::ClosedMapRun(run) => run.bytes(),
                 };
                 step.input.len() + 4 * step.used.len() + phase
             }
@@ -211,7 +215,7 @@ impl Scope {
             Current::Between | Current::Done => (None, None),
             Current::ToEnter { due, .. } => (Some((*due, Enter)), None),
             Current::In(step) => match &step.phase {
-                Phase::Deciding | Phase::Closed(_) => (None, None),
+                Phase::Deciding | Phase::Closed(_) | Phase::ClosedMapRun(_) => (None, None),
                 Phase::Waiting(until) => (Some((*until, Wait)), None),
                 Phase::Retrying(due) => (Some((*due, Retry)), None),
                 Phase::Attempting(attempt) => (
@@ -257,20 +261,6 @@ impl Scope {
         match &self.current {
             Current::In(Step { phase: Phase::Children(children), .. }) => Some(children),
             _ => None,
-        }
-    }
-
-    fn map_run(&self) -> Option<&MapRun> {
-        match &self.current {
-            Current::In(Step { phase: Phase::MapRun(run), .. }) => Some(run),
-            _ => None,
-        }
-    }
-
-    fn map_run_mut(&mut self) -> Result<&mut MapRun, String> {
-        match &mut self.step_mut()?.phase {
-            Phase::MapRun(run) => Ok(run),
-            _ => Err("no Map Run is open in its scope".to_owned()),
         }
     }
 
@@ -583,12 +573,15 @@ impl Live {
             }),
             EventKind::MapPaused
             | EventKind::MapRunStarted { .. }
+            | EventKind::MapRunRedriven { .. }
             | EventKind::MapRunSucceeded
             | EventKind::MapRunFailed(_)
             | EventKind::MapRunAborted
             | EventKind::MapItemsRequested
             | EventKind::MapItemsRead { .. }
             | EventKind::MapChildrenStarted { .. }
+            | EventKind::MapChildrenRedriven { .. }
+            | EventKind::MapChildNotRedrivable { .. }
             | EventKind::MapChildEnded { .. }
             | EventKind::MapRunFailing(_)
             | EventKind::MapResultsRequested

@@ -34,11 +34,16 @@ fn refused(execution: &Execution, client_token: Option<&str>) -> Option<Ignored>
 }
 
 /// Lets an execution that ended without success go on.
-pub(crate) fn redrive(decider: &mut Decider<'_>, client_token: Option<String>) -> Option<Ignored> {
+pub(crate) fn redrive(
+    decider: &mut Decider<'_>,
+    client_token: Option<String>,
+    count: Option<u32>,
+) -> Option<Ignored> {
     if let Some(refused) = refused(decider.execution, client_token.as_deref()) {
         return Some(refused);
     }
-    let count = decider.execution.redrives().0 + 1;
+    let next = decider.execution.redrives().0 + 1;
+    let count = count.map_or(next, |count| count.max(next));
     let client_token = client_token.map(Arc::from);
     let last = decider.execution.last_event_id();
     decider.emit(TOP_LEVEL, last, EventKind::ExecutionRedriven { count, client_token });
@@ -63,7 +68,7 @@ fn go_on(decider: &mut Decider<'_>, scope: ScopeId) {
                 }
             }
             // The state is not entered again: it does its work anew.
-            Phase::Deciding => Some(Ready::Retry { scope }),
+            Phase::Deciding | Phase::ClosedMapRun(_) => Some(Ready::Retry { scope }),
             Phase::Closed(_)
             | Phase::Waiting(_)
             | Phase::Retrying(_)

@@ -100,12 +100,24 @@ pub struct MapRunCounts {
     pub aborted: u64,
     /// Whose results the result writer has written.
     pub results_written: u64,
+    /// Ended without success, and wait to be redriven.
+    #[serde(default)]
+    pub pending_redrive: u64,
+    /// Of those that ended without success, the ones that cannot be redriven.
+    #[serde(default)]
+    pub failures_not_redrivable: u64,
 }
 
 impl MapRunCounts {
     /// All of them.
     pub const fn total(&self) -> u64 {
-        self.pending + self.running + self.succeeded + self.failed + self.timed_out + self.aborted
+        self.pending
+            + self.running
+            + self.succeeded
+            + self.failed
+            + self.timed_out
+            + self.aborted
+            + self.pending_redrive
     }
 }
 

@@ -74,6 +74,8 @@ pub enum ShardMessage {
     Stop(Stop),
     /// Let an execution that ended without success go on. Answered like a start.
     Redrive(Redrive),
+    /// Let the child execution of a Map Run go on. Not answered: its end is reported.
+    RedriveChild(RedriveChild),
     /// Change how a Map Run runs. Answered like a start.
     UpdateMapRun(UpdateMapRun),
     /// Signal a running execution. Answered like a start.
@@ -93,9 +95,47 @@ pub struct Report {
     pub started_at: Option<Timestamp>,
     /// What became of it.
     pub outcome: ReportOutcome,
-    /// The child of a Map Run that says so: the place of its item. Absent where the attempt speaks for itself.
+    /// The child of a Map Run that says so. Absent where the attempt speaks for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub child: Option<u64>,
+    pub child: Option<MapChild>,
+}
+
+/// The child of a Map Run that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredMapChild")]
+pub struct MapChild {
+    /// The place of its item, or of its batch of items.
+    pub index: u64,
+    /// How often it was redriven before it ended so.
+    pub redrives: u32,
+    /// It ended without success and can never be redriven.
+    pub not_redrivable: bool,
+}
+
+impl MapChild {
+    /// The child at this place, which was never redriven.
+    pub const fn first(index: u64) -> MapChild {
+        MapChild { index, redrives: 0, not_redrivable: false }
+    }
+}
+
+/// Before Map Runs were redriven, the place was all that a report said.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredMapChild {
+    Index(u64),
+    Whole { index: u64, redrives: u32, not_redrivable: bool },
+}
+
+impl From<StoredMapChild> for MapChild {
+    fn from(stored: StoredMapChild) -> MapChild {
+        match stored {
+            StoredMapChild::Index(index) => MapChild::first(index),
+            StoredMapChild::Whole { index, redrives, not_redrivable } => {
+                MapChild { index, redrives, not_redrivable }
+            }
+        }
+    }
 }
 
 /// What became of an attempt.
@@ -190,7 +230,7 @@ pub enum ParentKind {
     Sync2,
     /// The child of a Map Run: its plain output, or its error and cause.
     MapItem {
-        /// The place of its item, or of its batch of items; what [`Report::child`] repeats.
+        /// The place of its item, or of its batch of items; what [`MapChild`] repeats.
         index: u64,
     },
 }
@@ -221,6 +261,9 @@ pub struct Stop {
     /// Only if this attempt of a parent started it: so that a parent stops its own children and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<TaskToken>,
+    /// Only if it was not redriven more often than this: so that a stop that comes late stops nothing that goes on since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrives: Option<u32>,
 }
 
 /// A request to redrive an execution (RedriveExecution).
@@ -230,9 +273,18 @@ pub struct Redrive {
     pub execution: ExecutionArn,
     /// A request that repeats the newest redrive has the same one.
     pub client_token: String,
-    /// The attempt that started it, which alone may redrive the child of a Map Run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent: Option<TaskToken>,
+}
+
+/// A request of a Map Run that has its child execution go on. One that has ended well says so again; one that still runs
+/// is stopped first, since it was to be stopped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RedriveChild {
+    /// Which one.
+    pub execution: ExecutionArn,
+    /// What it was started for.
+    pub parent: Parent,
+    /// How often it has been redriven then: the request repeats nothing that was done.
+    pub redrives: u32,
 }
 
 /// A request to change how a Map Run runs (UpdateMapRun). What is `None` stays as it is.
@@ -396,10 +448,12 @@ mod tests {
             worker: Some("w".into()),
             started_at: Some(Timestamp::from_millis(5)),
             outcome: ReportOutcome::Succeeded(Payload::parse("[1]").unwrap()),
-            child: Some(7),
+            child: Some(MapChild { index: 7, redrives: 2, not_redrivable: true }),
         }]);
         let m = message.encode("q".into(), None);
         assert_eq!(ShardMessage::decode(&m.body, &m.properties), Ok(message));
+        // As it was written before there were redrives.
+        assert_eq!(serde_json::from_str::<MapChild>("7").unwrap(), MapChild::first(7));
         let error = ShardMessage::decode(&m.body, &Properties::default()).unwrap_err();
         assert!(error.contains("type"), "{error}");
         let error = ShardMessage::decode(b"{\"surprise\":1}", &m.properties).unwrap_err();

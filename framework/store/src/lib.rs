@@ -114,6 +114,11 @@ impl ExecutionSummary {
 }
 
 impl ExecutionStatus {
+    /// Whether it is an end without success.
+    pub const fn is_unsuccessful(self) -> bool {
+        matches!(self, ExecutionStatus::Failed | ExecutionStatus::TimedOut | ExecutionStatus::Aborted)
+    }
+
     /// As the API spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -376,6 +381,22 @@ pub enum ExecutionsOf {
     StateMachine(StateMachineArn),
     /// A Map Run: its child executions.
     MapRun(MapRunArn),
+    /// A Map Run that was redriven then and runs: those of its child executions that ended without success before have the
+    /// status [`ExecutionStatus::PendingRedrive`].
+    RedrivenMapRun(MapRunArn, Timestamp),
+}
+
+impl ExecutionsOf {
+    /// The column that names what they are of, with its values, and since when those of a Map Run are redriven.
+    fn filter(&self) -> (&Namespace, &'static str, &str, Option<i64>) {
+        match self {
+            ExecutionsOf::StateMachine(arn) => (&arn.namespace, "state_machine", &arn.name, None),
+            ExecutionsOf::MapRun(arn) => (&arn.namespace, "map_run", &arn.name, None),
+            ExecutionsOf::RedrivenMapRun(arn, since) => {
+                (&arn.namespace, "map_run", &arn.name, Some(since.as_millis()))
+            }
+        }
+    }
 }
 
 /// Which executions to list, newest first.

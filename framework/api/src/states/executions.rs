@@ -118,7 +118,7 @@ pub(super) async fn stop(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let execution = names::execution(arn)?;
     // Asked first, so that nobody can wake a shard for executions that never were.
     find(cx, &execution).await?;
-    let stop = Stop { execution: execution.clone(), error, cause, parent: None };
+    let stop = Stop { execution: execution.clone(), error, cause, parent: None, redrives: None };
     match cx.api.commands.stop(stop).await? {
         Reply::Stopped { stopped_at } => Ok(json!({ "stopDate": stopped_at.as_seconds_f64() })),
         Reply::NotFound => Err(missing(&execution)),
@@ -136,7 +136,7 @@ pub(super) async fn redrive(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     find(cx, &execution).await?;
     // A request without a token is repeated by nobody but the broker.
     let client_token = client_token.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-    let redrive = Redrive { execution: execution.clone(), client_token, parent: None };
+    let redrive = Redrive { execution: execution.clone(), client_token };
     match cx.api.commands.redrive(redrive).await? {
         Reply::Redriven { redriven_at } => Ok(json!({ "redriveDate": redriven_at.as_seconds_f64() })),
         Reply::NotRedrivable(why) => Err(ApiError::new(Code::ExecutionNotRedrivable, why)),
@@ -151,7 +151,10 @@ pub(super) async fn describe(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let arn = m.required_text("executionArn", ARN);
     let metadata_only = state_machines::metadata_only(&mut m);
     m.finish()?;
-    let execution = find(cx, &names::execution(arn)?).await?;
+    let mut execution = find(cx, &names::execution(arn)?).await?;
+    if map_runs::awaits_redrive(cx, &execution).await? {
+        execution.status = ExecutionStatus::PendingRedrive;
+    }
     let mut answer = item(&execution);
     if let Some(trace_header) = &execution.trace_header {
         answer["traceHeader"] = trace_header.as_str().into();
@@ -204,7 +207,13 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
             }
             ExecutionsOf::StateMachine(machine.arn)
         }
-        (None, Some(arn)) => ExecutionsOf::MapRun(map_runs::find(cx, &names::map_run(arn)?).await?.arn),
+        (None, Some(arn)) => {
+            let run = map_runs::find(cx, &names::map_run(arn)?).await?;
+            match map_runs::redriven_since(&run) {
+                Some(since) => ExecutionsOf::RedrivenMapRun(run.arn, since),
+                None => ExecutionsOf::MapRun(run.arn),
+            }
+        }
         _ => {
             let message = "Exactly one of stateMachineArn and mapRunArn must be specified";
             return Err(ApiError::validation(message));
@@ -212,7 +221,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     };
     let what = match &of {
         ExecutionsOf::StateMachine(arn) => arn.to_string(),
-        ExecutionsOf::MapRun(arn) => arn.to_string(),
+        ExecutionsOf::MapRun(arn) | ExecutionsOf::RedrivenMapRun(arn, _) => arn.to_string(),
     };
     let shown = redrive.unwrap_or("");
     let listing = format!("ListExecutions {what} {} {shown}", status.unwrap_or(""));

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use stagepost_protocol::{
-    MapRun, MapRunArn, MapRunCounts, MapRunStatus,
+    MapRun, MapRunArn, MapRunCounts, MapRunStatus, Timestamp,
     shard::{Reply, UpdateMapRun},
 };
+use stagepost_store::ExecutionSummary;
 
 use super::{Answer, Context, executions, names, nothing};
 use crate::wire::{ApiError, Code, Members, Text, members::ARN, page};
@@ -39,9 +40,13 @@ pub(super) async fn describe(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
 }
 
 fn counts(counts: &MapRunCounts, run: &MapRun) -> Value {
-    // What is pending when the Map Run has failed is never started; what failed is started again by a redrive.
-    let unsuccessful = counts.failed + counts.timed_out + counts.aborted;
-    let redrivable = run.status != MapRunStatus::Running && run.status != MapRunStatus::Succeeded;
+    // Nothing redrives a Map Run that succeeded, and so none of its failures.
+    let not_redrivable = match run.status {
+        MapRunStatus::Succeeded => counts.failed + counts.timed_out + counts.aborted,
+        MapRunStatus::Running | MapRunStatus::Failed | MapRunStatus::Aborted => {
+            counts.failures_not_redrivable
+        }
+    };
     json!({
         "pending": counts.pending,
         "running": counts.running,
@@ -51,8 +56,8 @@ fn counts(counts: &MapRunCounts, run: &MapRun) -> Value {
         "aborted": counts.aborted,
         "total": counts.total(),
         "resultsWritten": counts.results_written,
-        "failuresNotRedrivable": if redrivable { 0 } else { unsuccessful },
-        "pendingRedrive": 0,
+        "failuresNotRedrivable": not_redrivable,
+        "pendingRedrive": counts.pending_redrive,
     })
 }
 
@@ -123,6 +128,21 @@ pub(super) async fn update(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
 
 fn ended(arn: &MapRunArn) -> ApiError {
     ApiError::validation(format!("The Map Run has ended and cannot be updated: '{arn}'"))
+}
+
+/// Since when a Map Run is being redriven, if it is.
+pub(super) fn redriven_since(run: &MapRun) -> Option<Timestamp> {
+    run.redriven_at.filter(|_| run.status == MapRunStatus::Running)
+}
+
+/// Whether an execution is the child of a Map Run that will redrive it.
+pub(super) async fn awaits_redrive(cx: &Context<'_>, execution: &ExecutionSummary) -> Result<bool, ApiError> {
+    let Some(item) = execution.map_item.as_ref().filter(|_| execution.status.is_unsuccessful()) else {
+        return Ok(false);
+    };
+    let run = cx.api.reader.map_run(&item.map_run).await?;
+    let since = run.as_ref().and_then(redriven_since);
+    Ok(execution.stopped_at.zip(since).is_some_and(|(stopped_at, since)| stopped_at < since))
 }
 
 /// A Map Run that must be there.

@@ -153,12 +153,21 @@ impl Reader for Memory {
         let wanted = |e: &&ExecutionSummary| {
             let of = match &query.of {
                 ExecutionsOf::StateMachine(arn) => e.state_machine == *arn,
-                ExecutionsOf::MapRun(arn) => e.map_item.as_ref().is_some_and(|m| m.map_run == *arn),
+                ExecutionsOf::MapRun(arn) | ExecutionsOf::RedrivenMapRun(arn, _) => {
+                    e.map_item.as_ref().is_some_and(|m| m.map_run == *arn)
+                }
             };
             of && query.status.is_none_or(|s| s == e.status)
                 && query.redriven.is_none_or(|r| r == (e.redrive_count > 0))
         };
-        let all: Vec<_> = tables.executions.iter().rev().filter(wanted).cloned().collect();
+        let mut executions = tables.executions.clone();
+        if let ExecutionsOf::RedrivenMapRun(_, since) = &query.of {
+            let before = |e: &&mut ExecutionSummary| e.stopped_at.is_some_and(|at| at < *since);
+            for waiting in executions.iter_mut().filter(|e| e.status.is_unsuccessful()).filter(before) {
+                waiting.status = ExecutionStatus::PendingRedrive;
+            }
+        }
+        let all: Vec<_> = executions.iter().rev().filter(wanted).cloned().collect();
         let keyed: Vec<_> = all.into_iter().enumerate().map(|(i, e)| (format!("{i:04}"), e)).collect();
         Ok(page(&keyed, query.limit, query.after.as_deref()))
     }

@@ -5,7 +5,10 @@ use axum::{
     http::{Request, StatusCode},
 };
 use serde_json::{Value, json};
-use stagepost_protocol::{Payload, ReportOutcome, TaskMessage, TaskToken, Timestamp};
+use stagepost_protocol::{
+    MapItem, MapRun, MapRunCounts, MapRunStatus, Payload, ReportOutcome, TaskMessage, TaskToken, Timestamp,
+};
+use stagepost_store::ExecutionStatus;
 
 use super::{BASE, FAIL, PASS, ROLE, Server};
 
@@ -175,6 +178,64 @@ async fn a_stopped_execution_is_redriven() {
         assert_eq!(listed["executions"].as_array().unwrap().len(), 1, "{filter}");
         assert_eq!(listed["executions"][0]["name"], name);
     }
+}
+
+#[tokio::test]
+async fn the_children_of_a_map_run_wait_to_be_redriven() {
+    let s = Server::new();
+    let machine = s.machine("m").await;
+    for name in ["parent", "failed", "again"] {
+        s.ok("StartExecution", json!({ "stateMachineArn": machine, "name": name })).await;
+    }
+    let arn = format!("{BASE}:mapRun:m/l:5b2c");
+    let at = Timestamp::from_millis;
+    let counts =
+        MapRunCounts { failed: 1, pending_redrive: 1, failures_not_redrivable: 1, ..MapRunCounts::default() };
+    let mut run = MapRun {
+        arn: arn.parse().unwrap(),
+        execution: format!("{BASE}:execution:m:parent").parse().unwrap(),
+        status: MapRunStatus::Running,
+        started_at: at(1_000),
+        stopped_at: None,
+        max_concurrency: 0,
+        tolerated_failure_count: 0,
+        tolerated_failure_percentage: 0.0,
+        items: counts,
+        executions: counts,
+        redrive_count: 2,
+        redriven_at: Some(at(5_000)),
+    };
+    for (name, stopped_at) in [("failed", 4_000), ("again", 6_000)] {
+        let mut tables = s.memory.tables();
+        let child = tables.executions.iter_mut().find(|e| e.arn.name == name).unwrap();
+        child.map_item = Some(MapItem { map_run: run.arn.clone(), items: 1 });
+        (child.status, child.stopped_at) = (ExecutionStatus::Failed, Some(at(stopped_at)));
+    }
+    s.memory.tables().map_runs.push(run.clone());
+    let described = s.ok("DescribeMapRun", json!({ "mapRunArn": arn })).await;
+    assert_eq!((&described["redriveCount"], &described["redriveDate"]), (&json!(2), &json!(5.0)));
+    for counts in [&described["itemCounts"], &described["executionCounts"]] {
+        let of = |name: &str| counts[name].as_u64().unwrap();
+        assert_eq!((of("total"), of("pendingRedrive"), of("failuresNotRedrivable")), (2, 1, 1));
+    }
+    for (filter, names) in
+        [("PENDING_REDRIVE", vec!["failed"]), ("FAILED", vec!["again"]), ("ABORTED", vec![])]
+    {
+        let listed = s.ok("ListExecutions", json!({ "mapRunArn": arn, "statusFilter": filter })).await;
+        let listed = listed["executions"].as_array().unwrap().iter();
+        let shown: Vec<_> = listed.map(|e| (e["name"].clone(), e["status"].clone())).collect();
+        assert_eq!(shown, names.into_iter().map(|n| (json!(n), json!(filter))).collect::<Vec<_>>());
+    }
+    let child = json!({ "executionArn": format!("{BASE}:execution:m:failed") });
+    let described = s.ok("DescribeExecution", child.clone()).await;
+    assert_eq!(
+        (&described["status"], &described["redriveStatusReason"]),
+        (&json!("PENDING_REDRIVE"), &json!("Execution is PENDING_REDRIVE and cannot be redriven"))
+    );
+    // When the Map Run has ended, nothing redrives it.
+    (run.status, run.stopped_at) = (MapRunStatus::Failed, Some(at(7_000)));
+    s.memory.tables().map_runs[0] = run;
+    assert_eq!(s.ok("DescribeExecution", child).await["status"], "FAILED");
 }
 
 #[tokio::test]

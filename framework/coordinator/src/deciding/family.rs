@@ -4,9 +4,8 @@
 use serde_json::{Value, json};
 use stagepost_engine::Origin;
 use stagepost_protocol::{
-    ExecutionArn, ExecutionId, Parent, ParentKind, Payload, Report, ReportOutcome, ShardMessage,
-    StateMachineArn, TaskToken, Timestamp, error_names,
-    shard::{Redrive, Stop},
+    ExecutionArn, ExecutionId, MapChild, Parent, ParentKind, Payload, Report, ReportOutcome, ShardMessage,
+    StateMachineArn, TaskToken, Timestamp, error_names, shard::Stop,
 };
 use stagepost_store::{EndedExecution, ExecutionStatus, ExecutionSummary};
 
@@ -66,7 +65,10 @@ impl<'a> Child<'a> {
     pub(super) fn report(&self) -> Option<Report> {
         let (child, outcome) = match self.parent.kind {
             ParentKind::Request => return None,
-            ParentKind::MapItem { index } => (Some(index), self.plain()?),
+            ParentKind::MapItem { index } => {
+                let child = MapChild { index, redrives: self.redrive_count, not_redrivable: false };
+                (Some(child), self.plain()?)
+            }
             ParentKind::Sync => (None, self.described(|payload| payload.as_str().into())),
             ParentKind::Sync2 => (None, self.described(Payload::to_value)),
         };
@@ -157,12 +159,11 @@ pub(super) fn late_start(report: &Report) -> Option<(ExecutionArn, TaskToken)> {
 }
 
 /// Why a request to redrive may not: the children of a Map Run are redriven by it alone.
-pub(super) fn redriven_by_its_parent(origin: &Origin, redrive: &Redrive) -> Option<String> {
-    let parent = origin.parent.as_ref()?;
-    let of_map_run = matches!(parent.kind, ParentKind::MapItem { .. });
+pub(super) fn redriven_by_its_parent(origin: &Origin) -> Option<String> {
+    let of_map_run = matches!(origin.parent.as_ref()?.kind, ParentKind::MapItem { .. });
     let why =
         "Execution is a child of a Map Run and can be redriven only by redriving the Map Run's execution";
-    (of_map_run && redrive.parent.as_ref() != Some(&parent.token)).then(|| why.to_owned())
+    of_map_run.then(|| why.to_owned())
 }
 
 impl Round<'_> {
@@ -191,7 +192,7 @@ impl Round<'_> {
     pub(super) fn stop_child(&mut self, execution: ExecutionArn, parent: TaskToken) {
         let options = &self.deciding.options;
         let queue = options.topology.shard(options.shards.of(execution.id()));
-        let stop = Stop { execution, error: None, cause: None, parent: Some(parent) };
+        let stop = Stop { execution, error: None, cause: None, parent: Some(parent), redrives: None };
         publish(&mut self.deciding.declared, self.decided, ShardMessage::Stop(stop).encode(queue, None));
     }
 

@@ -1,9 +1,15 @@
-//! What is asked of a Map Run while it runs.
+//! What is asked of a Map Run while it runs, and what it asks of its child executions when it is redriven.
 
 use stagepost_engine::{Ignored, Input};
-use stagepost_protocol::shard::{Reply, UpdateMapRun};
+use stagepost_protocol::{
+    ExecutionId, MapChild, Parent, ParentKind, Report, ReportOutcome, error_names,
+    shard::{RedriveChild, Reply, UpdateMapRun},
+};
 
-use super::round::Round;
+use super::{
+    family::Child,
+    round::{Round, ended},
+};
 
 impl Round<'_> {
     /// UpdateMapRun.
@@ -42,5 +48,67 @@ impl Round<'_> {
                 }
             }
         }
+    }
+
+    /// A Map Run has its child execution go on. Whatever it finds, the Map Run learns how the child ends.
+    pub(super) fn redrive_child(&mut self, redrive: RedriveChild, redelivered: bool) {
+        let RedriveChild { execution, parent, redrives } = redrive;
+        let id = execution.id();
+        if let Some(reason) = self.known.broken.get(&id).cloned() {
+            return self.lost_child(&parent, redrives, reason);
+        }
+        let Some(entry) = self.deciding.cache.get(id) else {
+            return self.lost_child(&parent, redrives, "it is not in the store any more".to_owned());
+        };
+        if entry.execution.origin().parent.as_ref() != Some(&parent) {
+            return self.lost_child(&parent, redrives, "another execution has its name".to_owned());
+        }
+        let done = entry.execution.redrives().0 >= redrives;
+        let runs = entry.execution.end().is_none();
+        if done && runs {
+            if redelivered {
+                self.republish(id);
+            }
+            return;
+        }
+        if done {
+            return self.tell_end(id, false);
+        }
+        if runs {
+            // It was to be stopped when the Map Run ended; that message comes later and is out of date then, or never.
+            self.decide(id, Input::Stop { error: None, cause: None });
+        } else if self.known.ended.get(&id).is_some_and(|summary| summary.not_redrivable(self.now).is_some())
+        {
+            return self.tell_end(id, true);
+        }
+        let redrive = Input::Redrive { client_token: None, count: Some(redrives) };
+        if self.decide_redrive(id, redrive).is_some() {
+            self.tell_end(id, true);
+        }
+    }
+
+    /// Tells the Map Run how a child has ended that does not go on.
+    fn tell_end(&mut self, id: ExecutionId, not_redrivable: bool) {
+        self.refused.push(id);
+        let Some(entry) = self.deciding.cache.get(id) else { return };
+        let Some((end, at)) = entry.execution.end() else { return };
+        let end = ended(id, end, at);
+        let child = Child::of(entry.execution.origin(), &end, entry.execution.redrives().0);
+        if let Some(mut report) = child.and_then(|child| child.report()) {
+            report.child = report.child.map(|child| MapChild { not_redrivable, ..child });
+            self.tell_parent(report);
+        }
+    }
+
+    /// Tells the Map Run of a child that cannot go on since it is not what it should be.
+    fn lost_child(&mut self, parent: &Parent, redrives: u32, why: String) {
+        let ParentKind::MapItem { index } = parent.kind else { return };
+        let outcome = ReportOutcome::Failed {
+            error: Some(error_names::RUNTIME.to_owned()),
+            cause: Some(format!("The child execution cannot be redriven: {why}.")),
+        };
+        let child = Some(MapChild { index, redrives, not_redrivable: true });
+        let token = parent.token.clone();
+        self.tell_parent(Report { token, worker: None, started_at: None, outcome, child });
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Round<'a> {
     pub(super) deciding: &'a mut Deciding,
     pub(super) known: Known,
     pub(super) decided: &'a mut Decided,
-    now: Timestamp,
+    pub(super) now: Timestamp,
     touched: HashMap<ExecutionId, Touched>,
     /// The executions that this batch concerns, in the order of their first mention.
     order: Vec<ExecutionId>,
@@ -46,7 +46,7 @@ pub(super) struct Round<'a> {
     /// What is decided now came with a message that the broker may lose, or with none: [`Touched::volatile`].
     volatile: bool,
     /// Executions that were to be redriven and may not.
-    refused: Vec<ExecutionId>,
+    pub(super) refused: Vec<ExecutionId>,
     /// The Map Runs that have changed, as they are now.
     map_runs: BTreeMap<MapRunArn, MapRun>,
 }
@@ -89,6 +89,7 @@ impl<'a> Round<'a> {
             ShardMessage::Start(start) => Some(start.execution.id()),
             ShardMessage::Stop(stop) => Some(stop.execution.id()),
             ShardMessage::Redrive(redrive) => Some(redrive.execution.id()),
+            ShardMessage::RedriveChild(redrive) => Some(redrive.execution.id()),
             ShardMessage::UpdateMapRun(update) => Some(update.execution.id()),
             ShardMessage::Signal(signal) => Some(signal.execution.id()),
         };
@@ -114,6 +115,10 @@ impl<'a> Round<'a> {
             }
             ShardMessage::Stop(stop) => Some(self.stop(stop, redelivered)),
             ShardMessage::Redrive(redrive) => Some(self.redrive(redrive, redelivered)),
+            ShardMessage::RedriveChild(redrive) => {
+                self.redrive_child(redrive, redelivered);
+                None
+            }
             ShardMessage::UpdateMapRun(update) => Some(self.update_map_run(update, redelivered)),
             ShardMessage::Signal(signal) => {
                 let answer = self.signal(&signal, redelivered);
@@ -278,6 +283,10 @@ impl<'a> Round<'a> {
         if stop.parent.is_some() && stop.parent.as_ref() != waits.map(|p| &p.token) {
             return Reply::NotFound;
         }
+        let redrives = self.deciding.cache.get(id).map_or(0, |entry| entry.execution.redrives().0);
+        if stop.redrives.is_some_and(|at_most| redrives > at_most) {
+            return Reply::NotFound;
+        }
         if let Some(summary) = self.known.ended.get(&id) {
             let stopped_at = summary.stopped_at.unwrap_or(self.now);
             if redelivered {
@@ -306,20 +315,17 @@ impl<'a> Round<'a> {
         }
         let Some(entry) = self.deciding.cache.get(id) else { return Reply::NotFound };
         let refused = self.known.ended.get(&id).and_then(|summary| summary.not_redrivable(self.now));
-        let refused = refused.or_else(|| family::redriven_by_its_parent(entry.execution.origin(), &redrive));
+        let refused = refused.or_else(|| family::redriven_by_its_parent(entry.execution.origin()));
         if let Some(why) = refused {
             self.refused.push(id);
             return Reply::NotRedrivable(why);
         }
-        let ignored = self.decide(id, Input::Redrive { client_token: Some(redrive.client_token) });
+        let redriven = Input::Redrive { client_token: Some(redrive.client_token), count: None };
+        let ignored = self.decide_redrive(id, redriven);
         let redriven_at = self.deciding.cache.get(id).and_then(|e| e.execution.redrives().1);
         let redriven_at = redriven_at.unwrap_or(self.now);
         match ignored {
-            None => {
-                self.known.ended.remove(&id);
-                self.touch(id).redriven = true;
-                Reply::Redriven { redriven_at }
-            }
+            None => Reply::Redriven { redriven_at },
             Some(Ignored::AlreadyRedriven) => {
                 if redelivered {
                     self.republish(id);
@@ -336,6 +342,16 @@ impl<'a> Round<'a> {
                 Reply::NotRedrivable(format!("{why} and cannot be redriven"))
             }
         }
+    }
+
+    /// Decides a redrive; `None` when the execution goes on.
+    pub(super) fn decide_redrive(&mut self, id: ExecutionId, redrive: Input) -> Option<Ignored> {
+        let ignored = self.decide(id, redrive);
+        if ignored.is_none() {
+            self.known.ended.remove(&id);
+            self.touch(id).redriven = true;
+        }
+        ignored
     }
 
     /// Forgets executions that were loaded for a redrive that is refused.
@@ -618,7 +634,7 @@ impl<'a> Round<'a> {
     }
 }
 
-fn ended(id: ExecutionId, end: &End, at: Timestamp) -> EndedExecution {
+pub(super) fn ended(id: ExecutionId, end: &End, at: Timestamp) -> EndedExecution {
     let (status, output, error, cause) = match end {
         End::Succeeded(output) => (ExecutionStatus::Succeeded, Some(output.clone()), None, None),
         End::Failed { error, cause } => (ExecutionStatus::Failed, None, error.clone(), cause.clone()),

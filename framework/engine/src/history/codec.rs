@@ -137,6 +137,9 @@ const fn code(kind: &EventKind) -> u8 {
         EventKind::MapRunFailing(_) => 78,
         EventKind::MapResultsRequested => 79,
         EventKind::MapRunUpdated { .. } => 80,
+        EventKind::MapRunRedriven { .. } => 81,
+        EventKind::MapChildrenRedriven { .. } => 82,
+        EventKind::MapChildNotRedrivable { .. } => 83,
         EventKind::SignalAwaited { .. } => 90,
         EventKind::SignalReceived { .. } => 91,
         EventKind::SignalTaken => 92,
@@ -368,6 +371,12 @@ impl<'a> Writer<'a> {
                 }
             }
             EventKind::MapChildrenStarted { sizes } => self.json(sizes),
+            EventKind::MapRunRedriven { arn, count } => {
+                self.string(arn);
+                self.number(u64::from(*count));
+            }
+            EventKind::MapChildrenRedriven { count } => self.number(u64::from(*count)),
+            EventKind::MapChildNotRedrivable { index } => self.number(*index),
             EventKind::MapChildEnded { index, end, result } => {
                 self.number(*index);
                 self.number(*end as u64);
@@ -675,6 +684,9 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
                 tolerated_failure_count: self.required()?,
                 tolerated_failure_percentage: self.required()?,
             },
+            81 => EventKind::MapRunRedriven { arn: self.required()?, count: self.required()? },
+            82 => EventKind::MapChildrenRedriven { count: self.required()? },
+            83 => EventKind::MapChildNotRedrivable { index: self.required()? },
             90 => EventKind::SignalAwaited { name: self.required()? },
             91 => EventKind::SignalReceived {
                 id: self.required()?,

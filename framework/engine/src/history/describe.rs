@@ -166,6 +166,9 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
         EventKind::MapIterationFailed { name, index, .. } => ("MapIterationFailed", iteration(name, *index)),
         EventKind::MapIterationAborted { name, index } => ("MapIterationAborted", iteration(name, *index)),
         EventKind::MapRunStarted { arn, .. } => ("MapRunStarted", new().with("mapRunArn", &**arn)),
+        EventKind::MapRunRedriven { arn, count } => {
+            ("MapRunRedriven", new().with("mapRunArn", &**arn).with("redriveCount", *count))
+        }
         EventKind::MapRunFailed(failure) => ("MapRunFailed", new().failure(failure)),
         EventKind::MapRunSucceeded => return plain("MapRunSucceeded"),
         EventKind::MapRunAborted => return plain("MapRunAborted"),
@@ -186,6 +189,8 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
         | EventKind::MapItemsRequested
         | EventKind::MapItemsRead { .. }
         | EventKind::MapChildrenStarted { .. }
+        | EventKind::MapChildrenRedriven { .. }
+        | EventKind::MapChildNotRedrivable { .. }
         | EventKind::MapChildEnded { .. }
         | EventKind::MapRunFailing(_)
         | EventKind::MapResultsRequested

@@ -410,6 +410,13 @@ pub enum EventKind {
         /// How it runs. Hidden.
         settings: Box<MapRunSettings>,
     },
+    /// It goes on: the execution was redriven.
+    MapRunRedriven {
+        /// Its ARN.
+        arn: Arc<str>,
+        /// How often it has been redriven by now.
+        count: u32,
+    },
     /// All its items are processed, and few enough of them failed.
     MapRunSucceeded,
     /// It failed; its child executions have ended.
@@ -429,6 +436,16 @@ pub enum EventKind {
     MapChildrenStarted {
         /// How many items each of them has, in the order of the items.
         sizes: Vec<u32>,
+    },
+    /// Hidden: the next child executions of a Map Run that had ended without success are redriven.
+    MapChildrenRedriven {
+        /// How many.
+        count: u32,
+    },
+    /// Hidden: a child execution of a Map Run can never be redriven; its end follows.
+    MapChildNotRedrivable {
+        /// Its number, from 0.
+        index: u64,
     },
     /// Hidden: a child execution of a Map Run ended.
     MapChildEnded {
@@ -509,6 +526,8 @@ impl EventKind {
                 | EventKind::MapItemsRequested
                 | EventKind::MapItemsRead { .. }
                 | EventKind::MapChildrenStarted { .. }
+                | EventKind::MapChildrenRedriven { .. }
+                | EventKind::MapChildNotRedrivable { .. }
                 | EventKind::MapChildEnded { .. }
                 | EventKind::MapRunFailing(_)
                 | EventKind::MapResultsRequested

@@ -42,7 +42,9 @@ impl Live {
                 Current::ToEnter { .. } => {}
                 Current::Between | Current::Done => return Err(format!("scope {id} goes nowhere")),
                 Current::In(step) => match &step.phase {
-                    Phase::Deciding | Phase::Closed(_) => return Err(format!("scope {id} is undecided")),
+                    Phase::Deciding | Phase::Closed(_) | Phase::ClosedMapRun(_) => {
+                        return Err(format!("scope {id} is undecided"));
+                    }
                     Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => {}
                     Phase::Children(children) => self.check_children(*id, children)?,
                     Phase::MapRun(run) if run.check() => {}

@@ -14,6 +14,7 @@ impl Step {
     pub(super) fn close(&mut self) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Deciding) {
             Phase::Children(children) => Phase::Closed(children),
+            Phase::ClosedMapRun(run) => Phase::ClosedMapRun(run),
             _ => Phase::Deciding,
         };
     }
@@ -27,12 +28,10 @@ impl Step {
                 children.paused = None;
                 Phase::Children(children)
             }
-            // A Map Run was stopped with its execution: the state begins another one.
-            Phase::Deciding
-            | Phase::Waiting(_)
-            | Phase::Retrying(_)
-            | Phase::Attempting(_)
-            | Phase::MapRun(_) => Phase::Deciding,
+            Phase::MapRun(run) | Phase::ClosedMapRun(run) => Phase::ClosedMapRun(run),
+            Phase::Deciding | Phase::Waiting(_) | Phase::Retrying(_) | Phase::Attempting(_) => {
+                Phase::Deciding
+            }
         };
     }
 }

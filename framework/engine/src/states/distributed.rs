@@ -16,8 +16,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use stagepost_asl::{Distributed, MapState, StateKind, Transformation};
 use stagepost_protocol::{
-    IntegrationPattern, MapRun as Record, MapRunArn, MapRunStatus, Parent, ParentKind, Payload,
-    ReportOutcome, ServiceCall, error_names, map_run::child_name,
+    IntegrationPattern, MapChild, MapRun as Record, MapRunArn, MapRunStatus, Parent, ParentKind, Payload,
+    ReportOutcome, ServiceCall, error_names, map_run::child_name, shard::RedriveChild,
 };
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     decide::{Decider, Ready, StateFailure},
     execution::Execution,
     history::{Batching, ChildEnd, EventKind, Failure, MapRunSettings, ScopeId},
-    live::{MapRun, Source, Stage},
+    live::{MapRun, OpenChild, Source, Stage},
     states::map::{
         found_items, join, max_concurrency, tolerated_count, tolerated_percentage, too_many_failed,
     },
@@ -51,6 +51,7 @@ const STARTS_AT_ONCE: usize = 1_024;
 /// What is read or written for a Map Run has an event id of its own, for its token: the number of the window stands
 /// above the event that began the Map Run. No history has as many events as fit below.
 const PART_SHIFT: u32 = 40;
+/// The results that are written after the last window; after each redrive those before them.
 const PART_WRITING: u64 = (1 << (64 - PART_SHIFT)) - 1;
 
 /// The event that began a Map Run, and which part of it an event id names.
@@ -60,6 +61,10 @@ fn split(event_id: u64) -> (u64, u64) {
 
 fn part(run: &MapRun, part: u64) -> u64 {
     run.started_id | (part << PART_SHIFT)
+}
+
+fn part_writing(run: &MapRun) -> u64 {
+    part(run, PART_WRITING.saturating_sub(run.redrives.into()))
 }
 
 pub(crate) fn begin(
@@ -113,6 +118,14 @@ pub(crate) fn begin(
         decider.emit_next(scope, EventKind::MapItemsRequested);
         return take_items(decider, scope, map, Items::of_state(found), None);
     }
+    go_on(decider, scope, map)
+}
+
+/// The execution is redriven, and the Map Run of its state with it.
+pub(crate) fn redrive(decider: &mut Decider<'_>, scope: ScopeId, map: &MapState) -> Option<Ready> {
+    let run = decider.scope(scope).closed_map_run()?;
+    let (arn, count) = (Arc::clone(&run.arn), run.redrives.saturating_add(1));
+    decider.emit_next(scope, EventKind::MapRunRedriven { arn, count });
     go_on(decider, scope, map)
 }
 
@@ -327,25 +340,53 @@ fn process(decider: &mut Decider<'_>, scope: ScopeId, map: &MapState) -> Option<
     None
 }
 
+/// Redrives and starts as many child executions as may run now.
 fn start(decider: &mut Decider<'_>, scope: ScopeId) {
     if decider.is_long() {
         decider.emit_next(scope, EventKind::MapPaused);
         return;
     }
+    let redriven = redrive_next(decider, scope);
+    let started =
+        if redriven < STARTS_AT_ONCE { start_next(decider, scope, STARTS_AT_ONCE - redriven) } else { 0 };
     let Some(run) = decider.map_run(scope) else { return };
+    let more = run.to_redrive() > 0 || run.next_size(0).is_some() && !is_full(run, run.open_bytes, 0);
+    if redriven + started >= STARTS_AT_ONCE && more && free(run) > 0 {
+        decider.emit_next(scope, EventKind::MapPaused);
+    }
+}
+
+/// How many child executions may run besides those that do.
+fn free(run: &MapRun) -> usize {
     let concurrency = match run.settings.max_concurrency {
         0 => OPEN_CHILDREN_DEFAULT,
         max => max.min(OPEN_CHILDREN_MAX),
     };
-    let free = usize::try_from(concurrency).unwrap_or(usize::MAX).saturating_sub(run.open.len());
-    let (mut sizes, mut skipped, mut bytes) = (Vec::new(), 0, run.open_bytes);
-    let mut more = false;
-    while let Some((size, size_bytes)) = run.next_size(skipped) {
-        if sizes.len() >= free || (bytes > OPEN_BYTES_MAX && run.open.len() + sizes.len() > 0) {
-            break;
+    usize::try_from(concurrency).unwrap_or(usize::MAX).saturating_sub(run.open.len())
+}
+
+fn is_full(run: &MapRun, bytes: usize, more: usize) -> bool {
+    bytes > OPEN_BYTES_MAX && run.open.len() + more > 0
+}
+
+fn redrive_next(decider: &mut Decider<'_>, scope: ScopeId) -> usize {
+    let Some(run) = decider.map_run(scope) else { return 0 };
+    let indices = run.next_to_redrive(free(run).min(STARTS_AT_ONCE));
+    if let Some(count) = u32::try_from(indices.len()).ok().filter(|count| *count > 0) {
+        decider.emit_next(scope, EventKind::MapChildrenRedriven { count });
+        for index in &indices {
+            begin_child(decider, scope, *index);
         }
-        if sizes.len() >= STARTS_AT_ONCE {
-            more = true;
+    }
+    indices.len()
+}
+
+fn start_next(decider: &mut Decider<'_>, scope: ScopeId, most: usize) -> usize {
+    let Some(run) = decider.map_run(scope) else { return 0 };
+    let most = free(run).min(most);
+    let (mut sizes, mut skipped, mut bytes) = (Vec::new(), 0, run.open_bytes);
+    while let Some((size, size_bytes)) = run.next_size(skipped) {
+        if sizes.len() >= most || is_full(run, bytes, sizes.len()) {
             break;
         }
         bytes += size_bytes;
@@ -353,17 +394,19 @@ fn start(decider: &mut Decider<'_>, scope: ScopeId) {
         sizes.push(size);
     }
     if sizes.is_empty() {
-        return;
+        return 0;
     }
-    let (first, count) = (run.next_child, sizes.len() as u64);
+    let (first, started) = (run.next_child, sizes.len());
     decider.emit_next(scope, EventKind::MapChildrenStarted { sizes });
-    for index in first..first + count {
-        let command = child(decider.execution, scope, index, decider.env);
-        command.into_iter().for_each(|command| decider.command(Command::StartChild(command)));
+    for index in first..first + started as u64 {
+        begin_child(decider, scope, index);
     }
-    if more {
-        decider.emit_next(scope, EventKind::MapPaused);
-    }
+    started
+}
+
+fn begin_child(decider: &mut Decider<'_>, scope: ScopeId, index: u64) {
+    let commands = child(decider.execution, scope, index, decider.env);
+    commands.into_iter().for_each(|command| decider.command(command));
 }
 
 /// Asks for the next items, when few are left.
@@ -465,7 +508,7 @@ pub(crate) fn report(
     decider: &mut Decider<'_>,
     scope: ScopeId,
     event_id: u64,
-    child: Option<u64>,
+    child: Option<MapChild>,
     outcome: ReportOutcome,
 ) -> Result<Option<Ready>, Ignored> {
     let StateKind::Map(map) = &decider.state(scope).kind else { return Err(Ignored::UnknownAttempt) };
@@ -473,13 +516,13 @@ pub(crate) fn report(
     if matches!(outcome, ReportOutcome::Started | ReportOutcome::Heartbeat | ReportOutcome::Submitted(_)) {
         return Err(Ignored::AlreadyStarted);
     }
-    if let (Some(index), (_, 0)) = (child, split(event_id)) {
-        return child_ended(decider, scope, map, index, outcome);
+    if let (Some(child), (_, 0)) = (child, split(event_id)) {
+        return child_ended(decider, scope, map, child, outcome);
     }
     if event_id == part(run, u64::from(run.windows)) && matches!(run.source, Source::Reading(_)) {
         return Ok(items_read(decider, scope, map, outcome));
     }
-    if event_id == part(run, PART_WRITING) && matches!(run.stage, Stage::Writing(_)) {
+    if event_id == part_writing(run) && matches!(run.stage, Stage::Writing(_)) {
         return Ok(results_written(decider, scope, map, outcome));
     }
     Err(Ignored::AttemptClosed)
@@ -489,12 +532,20 @@ fn child_ended(
     decider: &mut Decider<'_>,
     scope: ScopeId,
     map: &MapState,
-    index: u64,
+    child: MapChild,
     outcome: ReportOutcome,
 ) -> Result<Option<Ready>, Ignored> {
-    let run = decider.map_run(scope).filter(|run| run.open.contains_key(&index));
-    let run = run.ok_or(Ignored::AttemptClosed)?;
-    let keep = run.settings.writer.is_none() && !run.overflowed && matches!(run.stage, Stage::Processing);
+    let MapChild { index, redrives, not_redrivable } = child;
+    let run = decider.map_run(scope).ok_or(Ignored::AttemptClosed)?;
+    let open = run.open.get(&index).ok_or(Ignored::AttemptClosed)?;
+    let succeeded = matches!(outcome, ReportOutcome::Succeeded(_));
+    // Only these two ends are for ever: any other may be one that a redrive has overtaken.
+    if open.redrives != redrives && !succeeded && !not_redrivable {
+        return Err(Ignored::AttemptClosed);
+    }
+    // What is stopped when the Map Run fails is no result; what succeeds is one after a redrive.
+    let wanted = succeeded || matches!(run.stage, Stage::Processing);
+    let keep = run.settings.writer.is_none() && !run.overflowed && wanted;
     let (end, result) = match outcome {
         ReportOutcome::Succeeded(output) => (ChildEnd::Succeeded, output),
         ReportOutcome::Failed { error, cause } => (ChildEnd::Failed, described("FAILED", error, cause)),
@@ -508,6 +559,9 @@ fn child_ended(
         }
     };
     let result = keep.then_some(result);
+    if not_redrivable {
+        decider.emit_next(scope, EventKind::MapChildNotRedrivable { index });
+    }
     decider.emit_next(scope, EventKind::MapChildEnded { index, end, result });
     Ok(go_on(decider, scope, map))
 }
@@ -606,7 +660,7 @@ pub(crate) fn pending(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> V
     let Some(run) = execution.live.map_run(scope) else { return Vec::new() };
     let mut commands = Vec::new();
     for index in run.open.keys() {
-        commands.extend(child(execution, scope, *index, env).map(Command::StartChild));
+        commands.extend(child(execution, scope, *index, env));
     }
     match run.stage {
         Stage::Processing => commands.extend(reading(execution, scope, env)),
@@ -620,32 +674,49 @@ pub(crate) fn pending(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> V
 
 fn stops(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> Vec<StopChild> {
     let Some(run) = execution.live.map_run(scope) else { return Vec::new() };
-    let stop = |index: &u64| {
-        let StartChild { execution: child, parent, .. } = child(execution, scope, *index, env)?;
-        Some(StopChild { execution: child, parent: parent.token })
+    let Some(label) = label(execution, scope) else { return Vec::new() };
+    let machine = execution.origin().state_machine.labelled(&label);
+    let token = env.token_key.sign(execution.id(), run.started_id);
+    let stop = |(index, open): (&u64, &OpenChild)| StopChild {
+        execution: machine.execution(&child_name(execution.id(), run.started_id, *index)),
+        parent: token.clone(),
+        redrives: open.redrives,
     };
-    run.open.keys().filter_map(stop).collect()
+    run.open.iter().map(stop).collect()
 }
 
-fn child(execution: &Execution, scope: ScopeId, index: u64, env: &Env<'_>) -> Option<StartChild> {
-    let run = execution.live.map_run(scope)?;
-    let open = run.open.get(&index)?;
+/// What lets a child execution run that is to: it starts, or is redriven. One that ran when the Map Run ended may never
+/// have started, so it does both.
+fn child(execution: &Execution, scope: ScopeId, index: u64, env: &Env<'_>) -> Vec<Command> {
+    let of_child = || {
+        let run = execution.live.map_run(scope)?;
+        Some((run, run.open.get(&index)?, label(execution, scope)?, run.arn.parse::<MapRunArn>().ok()?))
+    };
+    let Some((run, open, label, map_run)) = of_child() else { return Vec::new() };
     let origin = execution.origin();
-    let label = label(execution, scope)?;
     let state_machine = origin.state_machine.labelled(&label);
-    Some(StartChild {
-        execution: state_machine.execution(&child_name(execution.id(), run.started_id, index)),
-        state_machine,
-        label,
-        role_arn: origin.role_arn.clone(),
-        input: open.input.clone(),
-        parent: Parent {
-            token: env.token_key.sign(execution.id(), run.started_id),
-            kind: ParentKind::MapItem { index },
-        },
-        map_run: run.arn.parse().ok()?,
-        items: open.items,
-    })
+    let child = state_machine.execution(&child_name(execution.id(), run.started_id, index));
+    let parent = Parent {
+        token: env.token_key.sign(execution.id(), run.started_id),
+        kind: ParentKind::MapItem { index },
+    };
+    let start = open.input.as_ref().map(|input| {
+        Command::StartChild(StartChild {
+            execution: child.clone(),
+            state_machine,
+            label,
+            role_arn: origin.role_arn.clone(),
+            input: input.clone(),
+            parent: parent.clone(),
+            map_run,
+            items: open.items,
+            again: open.redrives > 0,
+        })
+    });
+    let redrives = open.redrives;
+    let redrive =
+        (redrives > 0).then_some(Command::RedriveChild(RedriveChild { execution: child, parent, redrives }));
+    start.into_iter().chain(redrive).collect()
 }
 
 fn label(execution: &Execution, scope: ScopeId) -> Option<Arc<str>> {
@@ -673,10 +744,12 @@ fn reading(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> Option<Comma
 fn writing(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> Option<Command> {
     let run = execution.live.map_run(scope)?;
     let mut input = run.settings.writer.as_ref()?.to_value();
-    let about: Map<String, Value> =
-        Map::from_iter([("map_run".to_owned(), (*run.arn).into()), ("redrive_count".to_owned(), 0.into())]);
+    let about: Map<String, Value> = Map::from_iter([
+        ("map_run".to_owned(), (*run.arn).into()),
+        ("redrive_count".to_owned(), run.redrives.into()),
+    ]);
     input.as_object_mut()?.extend(about);
-    Some(call(execution, scope, "writeResults", part(run, PART_WRITING), &input, env))
+    Some(call(execution, scope, "writeResults", part_writing(run), &input, env))
 }
 
 fn call(
@@ -721,7 +794,7 @@ pub(crate) fn record(execution: &Execution, scope: ScopeId) -> Option<Record> {
         tolerated_failure_percentage: run.settings.tolerated_failure_percentage,
         items: run.item_counts(),
         executions: run.execution_counts(),
-        redrive_count: 0,
-        redriven_at: None,
+        redrive_count: run.redrives,
+        redriven_at: run.redriven_at,
     })
 }

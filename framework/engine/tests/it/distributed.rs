@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 use stagepost_engine::{Call, Command, End, Ignored, Input, StartChild, StopChild};
-use stagepost_protocol::{MapRun, MapRunStatus, ReportOutcome};
+use stagepost_protocol::{MapChild, MapRun, MapRunStatus, ReportOutcome, shard::RedriveChild};
 
-use crate::support::{Run, payload, states};
+use crate::support::{Run, payload, states, task};
 
 /// A distributed Map state `M` with more fields, and nothing else.
 fn map(more: Value) -> Value {
@@ -34,10 +34,13 @@ fn reader(more: Value) -> Value {
     all
 }
 
+const TOO_MANY: &str = "The specified tolerated failure threshold was exceeded";
+
 /// What was decided since the last time: starts, stops and calls.
 #[derive(Default)]
 struct Wanted {
     starts: Vec<StartChild>,
+    redrives: Vec<RedriveChild>,
     stops: Vec<StopChild>,
     calls: Vec<Call>,
 }
@@ -47,6 +50,7 @@ fn take(run: &mut Run) -> Wanted {
     for command in std::mem::take(&mut run.commands) {
         match command {
             Command::StartChild(start) => wanted.starts.push(start),
+            Command::RedriveChild(redrive) => wanted.redrives.push(redrive),
             Command::StopChild(stop) => wanted.stops.push(stop),
             Command::Call(call) => wanted.calls.push(call),
             Command::Dispatch(_) => panic!("no activity is called here"),
@@ -67,8 +71,42 @@ fn begun(run: &Run) -> u64 {
 }
 
 fn end_child(run: &mut Run, index: u64, outcome: ReportOutcome) -> Result<(), Ignored> {
+    end(run, MapChild::first(index), outcome)
+}
+
+fn end(run: &mut Run, child: MapChild, outcome: ReportOutcome) -> Result<(), Ignored> {
     let event_id = begun(run);
-    run.decide(Input::Report { event_id, worker: None, started_at: None, outcome, child: Some(index) })
+    run.decide(Input::Report { event_id, worker: None, started_at: None, outcome, child: Some(child) })
+}
+
+/// A child that was redriven so often.
+fn redriven(index: u64, redrives: u32) -> MapChild {
+    MapChild { index, redrives, not_redrivable: false }
+}
+
+fn succeeded(output: Value) -> ReportOutcome {
+    ReportOutcome::Succeeded(payload(&output))
+}
+
+fn failed(error: &str) -> ReportOutcome {
+    ReportOutcome::Failed { error: Some(error.into()), cause: None }
+}
+
+fn aborted() -> ReportOutcome {
+    ReportOutcome::Aborted { error: None, cause: None }
+}
+
+fn redrive(run: &mut Run) {
+    run.decide(Input::Redrive { client_token: None, count: None }).unwrap();
+}
+
+/// Which child executions are redriven, and for the how manieth time.
+fn redrives(wanted: &Wanted) -> Vec<(u64, u32)> {
+    let of = |redrive: &RedriveChild| {
+        let stagepost_protocol::ParentKind::MapItem { index } = redrive.parent.kind else { panic!() };
+        (index, redrive.redrives)
+    };
+    wanted.redrives.iter().map(of).collect()
 }
 
 fn succeed(run: &mut Run, index: u64, output: Value) {
@@ -608,4 +646,244 @@ fn very_many_items_are_processed_in_little_memory() {
     assert_eq!(ended, ITEMS);
     assert!(largest < 2 << 20, "{largest} bytes");
     assert_eq!(error(&run).0, "States.DataLimitExceeded");
+}
+
+#[test]
+fn a_redrive_goes_on_with_the_children_that_failed_and_the_items_that_never_began() {
+    let mut run = start(json!({ "MaxConcurrency": 2 }), json!(["a", "b", "c", "d"]));
+    let first = take(&mut run).starts.remove(0);
+    succeed(&mut run, 0, json!("A"));
+    fail(&mut run, 1, "E");
+    assert_eq!(take(&mut run).stops.iter().map(|stop| stop.redrives).collect::<Vec<_>>(), [0]);
+    end_child(&mut run, 2, aborted()).unwrap();
+    assert_eq!(error(&run).0, "States.ExceedToleratedFailureThreshold");
+    let counts = |run: &Run| {
+        let record = record(run);
+        assert_eq!(record.items, record.executions, "each item is an execution");
+        let c = record.items;
+        (c.pending, c.running, c.succeeded, c.failed, c.aborted, c.pending_redrive)
+    };
+    assert_eq!((record(&run).status, counts(&run)), (MapRunStatus::Failed, (1, 0, 1, 1, 1, 0)));
+
+    redrive(&mut run);
+    let wanted = take(&mut run);
+    assert_eq!(redrives(&wanted), [(1, 1), (2, 1)]);
+    assert_eq!(wanted.redrives[0].parent.token, first.parent.token);
+    assert!(wanted.starts.is_empty(), "they were started before");
+    assert_eq!(run.pending(), wanted.redrives.into_iter().map(Command::RedriveChild).collect::<Vec<_>>());
+    let now = record(&run);
+    assert_eq!((now.arn.clone(), now.status, now.stopped_at), (first.map_run, MapRunStatus::Running, None));
+    assert_eq!((now.redrive_count, now.redriven_at), (1, Some(run.now)));
+    assert_eq!(counts(&run), (1, 2, 1, 0, 0, 0));
+
+    // What is said of the time before the redrive comes too late.
+    assert_eq!(end_child(&mut run, 1, failed("E")), Err(Ignored::AttemptClosed));
+    end(&mut run, redriven(1, 1), succeeded(json!("B"))).unwrap();
+    let wanted = take(&mut run);
+    assert_eq!((inputs(&wanted.starts), wanted.redrives.len()), (vec![json!("d")], 0));
+    succeed(&mut run, 3, json!("D"));
+    end(&mut run, redriven(2, 1), failed("E")).unwrap();
+    assert_eq!((record(&run).status, counts(&run)), (MapRunStatus::Failed, (0, 0, 3, 1, 0, 0)));
+
+    // Another redrive counts for itself.
+    redrive(&mut run);
+    assert_eq!(redrives(&take(&mut run)), [(2, 2)]);
+    end(&mut run, redriven(2, 2), succeeded(json!("C"))).unwrap();
+    assert_eq!(output(&run), json!(["A", "B", "C", "D"]));
+    let arn = record(&run).arn.to_string();
+    run.shows(&format!(
+        r#"1<-0 ExecutionStarted < ["a","b","c","d"]
+           2<-0 MapStateEntered M < ["a","b","c","d"]
+           3<-2 MapStateStarted #4
+           4<-3 MapRunStarted mapRunArn={arn}
+           5<-4 MapRunFailed error=States.ExceedToleratedFailureThreshold cause={TOO_MANY}
+           6<-5 MapStateFailed
+           7<-6 ExecutionFailed error=States.ExceedToleratedFailureThreshold cause={TOO_MANY}
+           8<-7 ExecutionRedriven redriveCount=1
+           9<-8 MapRunRedriven mapRunArn={arn} redriveCount=1
+           10<-9 MapRunFailed error=States.ExceedToleratedFailureThreshold cause={TOO_MANY}
+           11<-10 MapStateFailed
+           12<-11 ExecutionFailed error=States.ExceedToleratedFailureThreshold cause={TOO_MANY}
+           13<-12 ExecutionRedriven redriveCount=2
+           14<-13 MapRunRedriven mapRunArn={arn} redriveCount=2
+           15<-14 MapRunSucceeded
+           16<-15 MapStateSucceeded
+           17<-15 MapStateExited M > ["A","B","C","D"]
+           18<-17 ExecutionSucceeded > ["A","B","C","D"]"#
+    ));
+}
+
+#[test]
+fn children_that_ran_when_the_execution_was_stopped_are_started_if_they_were_not_and_redriven() {
+    let mut run = start(json!({}), json!(["a", "b", "c"]));
+    let before = take(&mut run).starts;
+    run.decide(Input::Stop { error: None, cause: None }).unwrap();
+    assert_eq!(end_child(&mut run, 0, aborted()), Err(Ignored::Ended));
+    run.commands.clear();
+    redrive(&mut run);
+    let wanted = take(&mut run);
+    assert_eq!(redrives(&wanted), [(0, 1), (1, 1), (2, 1)]);
+    // Nobody knows whether they began: they are asked to, which repeats nothing.
+    assert!(wanted.starts.iter().all(|start| start.again));
+    let names = |starts: &[StartChild]| starts.iter().map(|s| s.execution.clone()).collect::<Vec<_>>();
+    assert_eq!((names(&wanted.starts), inputs(&wanted.starts)), (names(&before), inputs(&before)));
+    // One had succeeded before it could be stopped, which no redrive changes.
+    assert_eq!(end_child(&mut run, 0, aborted()), Err(Ignored::AttemptClosed));
+    end(&mut run, redriven(0, 0), succeeded(json!("A"))).unwrap();
+    for (index, output) in [(1, "B"), (2, "C")] {
+        end(&mut run, redriven(index, 1), succeeded(json!(output))).unwrap();
+    }
+    assert_eq!(output(&run), json!(["A", "B", "C"]));
+}
+
+#[test]
+fn what_cannot_be_redriven_counts_as_failed_for_ever() {
+    let mut run = start(json!({ "ToleratedFailureCount": 1 }), json!([0, 1, 2]));
+    fail(&mut run, 0, "E");
+    fail(&mut run, 1, "E");
+    end_child(&mut run, 2, aborted()).unwrap();
+    redrive(&mut run);
+    assert_eq!(redrives(&take(&mut run)), [(0, 1), (1, 1), (2, 1)]);
+    let lost = |index| MapChild { index, redrives: 0, not_redrivable: true };
+    end(&mut run, lost(0), failed("Old")).unwrap();
+    let items = record(&run).items;
+    assert_eq!((items.failed, items.failures_not_redrivable, items.running), (1, 1, 2));
+    // The other one uses what is tolerated up.
+    end(&mut run, lost(1), failed("Old")).unwrap();
+    end(&mut run, redriven(2, 1), aborted()).unwrap();
+    assert_eq!(error(&run).0, "States.ExceedToleratedFailureThreshold");
+    let items = record(&run).items;
+    assert_eq!((items.failed, items.aborted, items.failures_not_redrivable), (2, 1, 2));
+    // So a redrive cannot help any more.
+    run.commands.clear();
+    redrive(&mut run);
+    assert_eq!(error(&run).0, "States.ExceedToleratedFailureThreshold");
+    assert_eq!(redrives(&take(&mut run)), []);
+    assert_eq!(record(&run).redrive_count, 2);
+}
+
+#[test]
+fn a_redrive_reads_on_and_writes_all_results_again() {
+    let writer = json!({ "Resource": "arn:aws:states:::s3:putObject", "Parameters": { "Bucket": "b" } });
+    let mut run = start(
+        reader(json!({ "ResultWriter": writer, "ToleratedFailureCount": 1 })),
+        json!({ "bucket": "b" }),
+    );
+    let first = take(&mut run).calls.remove(0);
+    answer(&mut run, &first, json!({ "items": [0, 1], "cursor": "here" }));
+    let second = take(&mut run).calls.remove(0);
+    fail(&mut run, 0, "E");
+    fail(&mut run, 1, "E");
+    let written = take(&mut run).calls.remove(0);
+    assert_eq!(written.target.action, "writeResults");
+    answer(&mut run, &written, json!({}));
+    assert_eq!(error(&run).0, "States.ExceedToleratedFailureThreshold");
+
+    redrive(&mut run);
+    let wanted = take(&mut run);
+    assert_eq!(redrives(&wanted), [(0, 1), (1, 1)]);
+    let third = &wanted.calls[0];
+    assert_eq!((third.input.to_value()["cursor"].clone(), &third.input), (json!("here"), &second.input));
+    assert_ne!(third.event_id, second.event_id, "what was being read then is not what is read now");
+    answer(&mut run, third, json!({ "items": [2], "cursor": null }));
+    assert_eq!(inputs(&take(&mut run).starts), [json!(2)]);
+    end(&mut run, redriven(0, 1), succeeded(json!(0))).unwrap();
+    end(&mut run, redriven(1, 1), failed("E")).unwrap();
+    succeed(&mut run, 2, json!(2));
+    let again = take(&mut run).calls.remove(0);
+    assert_eq!(again.input.to_value()["redrive_count"], 1);
+    assert_ne!(again.event_id, written.event_id);
+    let late = run.report(written.event_id, succeeded(json!({})));
+    assert_eq!(late, Err(Ignored::AttemptClosed));
+    answer(&mut run, &again, json!({ "where": "there" }));
+    assert_eq!(output(&run), json!({ "where": "there" }));
+    let items = record(&run).items;
+    assert_eq!((items.succeeded, items.failed, items.results_written, items.total()), (2, 1, 3, 3));
+}
+
+#[test]
+fn a_map_run_that_failed_before_its_first_child_or_for_its_data_begins_anew() {
+    let mut run = start(reader(json!({})), json!({ "bucket": "b" }));
+    let call = take(&mut run).calls.remove(0);
+    run.report(call.event_id, failed("States.ItemReaderFailed")).unwrap();
+    let before = record(&run).arn.clone();
+    redrive(&mut run);
+    assert_ne!(record(&run).arn, before);
+    assert!(!run.history().contains("MapRunRedriven"), "{}", run.history());
+
+    let mut run = start(json!({}), json!([0, 1, 2]));
+    for index in 0..3 {
+        succeed(&mut run, index, json!("x".repeat(100_000)));
+    }
+    assert_eq!(error(&run).0, "States.DataLimitExceeded");
+    run.commands.clear();
+    redrive(&mut run);
+    assert_eq!(take(&mut run).starts.len(), 3);
+}
+
+#[test]
+fn a_branch_that_was_aborted_goes_on_with_its_map_run() {
+    let branches = json!([
+        { "StartAt": "M", "States": { "M": map(json!({})) } },
+        { "StartAt": "T", "States": { "T": task("t", json!({ "End": true })) } },
+    ]);
+    let definition = states("P", json!({ "P": { "Type": "Parallel", "Branches": branches, "End": true } }));
+    let mut run = Run::start(&definition, json!(["a"]));
+    let arn = record(&run).arn.clone();
+    // The second time, the branch fails after it has been redriven.
+    for times in 1..3 {
+        run.fail(run.dispatches()[0].event_id, "X");
+        assert_eq!((error(&run).0.as_str(), record(&run).status), ("X", MapRunStatus::Aborted));
+        redrive(&mut run);
+        assert_eq!((&record(&run).arn, record(&run).redrive_count), (&arn, times));
+    }
+    end(&mut run, redriven(0, 2), succeeded(json!("A"))).unwrap();
+    run.succeed(run.dispatches()[0].event_id, json!("T"));
+    assert_eq!(output(&run), json!([["A"], "T"]));
+}
+
+#[test]
+fn very_many_children_are_redriven_in_windows_and_in_little_memory() {
+    const ITEMS: u64 = 5_000;
+    let items: Vec<u64> = (0..ITEMS).collect();
+    let mut run = start(
+        json!({ "MaxConcurrency": 2_000, "ToleratedFailurePercentage": 100, "ItemsPath": "$.items" }),
+        json!({ "items": items }),
+    );
+    run.checked = false;
+    let mut open: Vec<u64> = Vec::new();
+    let mut ended = 0;
+    while ended < ITEMS - 1 {
+        open.extend(take(&mut run).starts.into_iter().map(|start| start.input.to_value().as_u64().unwrap()));
+        match open.pop() {
+            Some(index) => {
+                fail(&mut run, index, "E");
+                ended += 1;
+            }
+            None => run.wake_at_deadline(),
+        }
+    }
+    run.check();
+    run.decide(Input::Stop { error: None, cause: None }).unwrap();
+    let before = run.execution.approximate_bytes();
+    run.commands.clear();
+    redrive(&mut run);
+    run.check();
+    let at_once = run.commands.iter().filter(|c| matches!(c, Command::RedriveChild(_))).count();
+    assert_eq!(at_once, 1_024, "the next ones come with the next decision");
+    let (mut largest, mut ended) = (0, 0);
+    while run.execution.end().is_none() {
+        let wanted = take(&mut run);
+        for (index, redrives) in redrives(&wanted) {
+            end(&mut run, redriven(index, redrives), succeeded(json!(1))).unwrap();
+            ended += 1;
+        }
+        largest = largest.max(run.execution.approximate_bytes());
+        if run.commands.is_empty() && run.execution.end().is_none() {
+            run.wake_at_deadline();
+        }
+    }
+    assert_eq!(ended, ITEMS);
+    assert!(largest < before + (1 << 20), "{largest} bytes");
+    assert_eq!(output(&run), json!(vec![1; ITEMS as usize]));
 }

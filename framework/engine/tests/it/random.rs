@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use stagepost_engine::{Command, End, Execution, Ignored, Input};
-use stagepost_protocol::{MapRunStatus, ParentKind, ReportOutcome, Timestamp};
+use stagepost_protocol::{MapChild, MapRunStatus, Parent, ParentKind, ReportOutcome, Timestamp};
 
 use crate::support::{Run, machine, payload};
 
@@ -262,17 +262,18 @@ impl Builder<'_> {
 }
 
 /// What somebody may report on: an event id and, of a Map Run, the number of the child execution.
-fn open_attempts(run: &Run) -> Vec<(u64, Option<u64>)> {
+fn open_attempts(run: &Run) -> Vec<(u64, Option<MapChild>)> {
+    let child = |parent: &Parent, redrives: u32| {
+        let (_, event_id) = run.key().verify(parent.token.as_str()).unwrap();
+        let ParentKind::MapItem { index } = parent.kind else { panic!("it is the child of a Map Run") };
+        Some((event_id, Some(MapChild { index, redrives, not_redrivable: false })))
+    };
     let about = |command| match command {
         Command::Dispatch(dispatch) => Some((dispatch.event_id, None)),
         Command::Call(call) => Some((call.event_id, None)),
-        Command::StartChild(start) => {
-            let (_, event_id) = run.key().verify(start.parent.token.as_str()).unwrap();
-            let ParentKind::MapItem { index } = start.parent.kind else {
-                panic!("it is the child of a Map Run")
-            };
-            Some((event_id, Some(index)))
-        }
+        Command::StartChild(start) if start.again => None,
+        Command::StartChild(start) => child(&start.parent, 0),
+        Command::RedriveChild(redrive) => child(&redrive.parent, redrive.redrives),
         Command::StopChild(_) => None,
     };
     run.pending().into_iter().filter_map(about).collect()
@@ -334,6 +335,7 @@ fn act(run: &mut Run, choices: &mut Choices<'_>) {
             return;
         }
     };
+    let child = child.map(|child| MapChild { not_redrivable: choices.one_in(6), ..child });
     // What is ignored is checked by `decide`: it changes nothing.
     let _ = run.decide(Input::Report { event_id, worker: None, started_at, outcome, child });
 }
@@ -426,7 +428,7 @@ proptest! {
         for _ in 0..3 {
             // A redrive may lead to the end at once, so it is looked at before.
             let succeeded = matches!(run.execution.end(), Some((End::Succeeded(_), _)));
-            let redriven = run.decide(Input::Redrive { client_token: None });
+            let redriven = run.decide(Input::Redrive { client_token: None, count: None });
             if succeeded {
                 prop_assert_eq!(redriven, Err(Ignored::Ended));
                 break;

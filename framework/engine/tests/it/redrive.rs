@@ -6,7 +6,7 @@ use stagepost_engine::{End, Ignored, Input};
 use crate::support::{Run, machine, states, task};
 
 fn redrive(run: &mut Run) -> Result<(), Ignored> {
-    run.decide(Input::Redrive { client_token: None })
+    run.decide(Input::Redrive { client_token: None, count: None })
 }
 
 fn open(run: &Run) -> Vec<(String, u64, Value)> {
@@ -153,7 +153,7 @@ fn a_parallel_state_whose_result_was_of_no_use_runs_again_as_a_whole() {
 #[test]
 fn a_redrive_that_is_asked_for_again_is_the_same_one() {
     let mut run = Run::start(&states("A", json!({ "A": task("a", json!({ "End": true })) })), json!(0));
-    let with = |token: &str| Input::Redrive { client_token: Some(token.into()) };
+    let with = |token: &str| Input::Redrive { client_token: Some(token.into()), count: None };
     assert_eq!(run.decide(with("t")), Err(Ignored::NotEnded));
     run.fail(3, "X");
     run.decide(with("t")).unwrap();

@@ -166,7 +166,7 @@ fn a_signal_that_a_failed_branch_did_not_take_is_there_for_the_retry_and_the_red
     run.fail(attempt, "E");
     assert!(matches!(run.execution.end(), Some((End::Failed { .. }, _))));
     assert_eq!(signal(&mut run, "2", "s", json!(2)), Err(Ignored::Ended));
-    run.decide(Input::Redrive { client_token: None }).unwrap();
+    run.decide(Input::Redrive { client_token: None, count: None }).unwrap();
     // What came before the end is still known.
     assert_eq!(signal(&mut run, "1", "unasked", json!(1)), Err(Ignored::AlreadySignaled));
     signal(&mut run, "3", "s", json!(3)).unwrap();

@@ -177,7 +177,9 @@ impl Run {
     pub(crate) fn dispatches(&self) -> Vec<Dispatch> {
         let only = |command| match command {
             Command::Dispatch(dispatch) => Some(dispatch),
-            Command::Call(_) | Command::StartChild(_) | Command::StopChild(_) => None,
+            Command::Call(_) | Command::StartChild(_) | Command::RedriveChild(_) | Command::StopChild(_) => {
+                None
+            }
         };
         self.pending().into_iter().filter_map(only).collect()
     }

@@ -198,6 +198,59 @@ async fn a_start_that_is_refused_fails_the_state_as_at_the_service() {
 }
 
 #[tokio::test]
+async fn a_map_run_is_redriven_with_the_children_that_failed_and_the_items_that_never_began() {
+    let (installation, api) = embedded(None).await;
+    let gate = r#"{"StartAt": "C", "States": {
+        "C": {"Type": "Choice", "Default": "P", "Choices": [{"Variable": "$.n", "NumericEquals": 1, "Next": "F"}]},
+        "F": {"Type": "Fail", "Error": "Closed"},
+        "P": {"Type": "Pass", "End": true}}}"#;
+    let gate_arn = api.deploy("gate", gate).await.unwrap();
+    let parent = serde_json::json!({ "StartAt": "M", "States": { "M": {
+        "Type": "Map", "Label": "l", "MaxConcurrency": 1, "End": true,
+        "ItemProcessor": {
+            "ProcessorConfig": { "Mode": "DISTRIBUTED", "ExecutionType": "STANDARD" },
+            "StartAt": "G",
+            "States": { "G": {
+                "Type": "Task",
+                "Resource": "arn:aws:states:::states:startExecution.sync:2",
+                "Parameters": { "StateMachineArn": gate_arn.to_string(), "Input.$": "$" },
+                "ResultSelector": { "n.$": "$.Output.n" },
+                "End": true,
+            } },
+        },
+    } } });
+    let parent = api.deploy("parent", &parent.to_string()).await.unwrap();
+    let execution = api.start(&parent, r#"[{"n": 0}, {"n": 1}, {"n": 2}]"#, None).await.unwrap();
+    let ended = api.follow(&execution, |_| ()).await.unwrap();
+    assert_eq!(ended.error.as_deref(), Some("States.ExceedToleratedFailureThreshold"), "{ended:?}");
+
+    api.deploy("gate", r#"{"StartAt": "P", "States": {"P": {"Type": "Pass", "End": true}}}"#).await.unwrap();
+    api.redrive(&execution).await.unwrap();
+    let ended = api.follow(&execution, |_| ()).await.unwrap();
+    assert_eq!(ended.output.as_deref(), Some(r#"[{"n":0},{"n":1},{"n":2}]"#), "{ended:?}");
+    let kinds = api.history(&execution).await.unwrap().into_iter().map(|e| e.kind);
+    let kinds: Vec<_> = kinds.filter(|kind| kind.starts_with("MapRun")).collect();
+    assert_eq!(kinds, ["MapRunStarted", "MapRunFailed", "MapRunRedriven", "MapRunSucceeded"]);
+
+    let request = serde_json::json!({ "executionArn": execution.to_string() });
+    let runs = api.call("ListMapRuns", &request).await.unwrap();
+    let [run] = runs["mapRuns"].as_array().unwrap().as_slice() else { panic!("{runs}") };
+    let of_run = serde_json::json!({ "mapRunArn": run["mapRunArn"] });
+    let described = api.call("DescribeMapRun", &of_run).await.unwrap();
+    assert_eq!((&described["status"], &described["redriveCount"]), (&"SUCCEEDED".into(), &1.into()));
+    assert_eq!(described["executionCounts"]["succeeded"], 3);
+    let children = api.call("ListExecutions", &of_run).await.unwrap();
+    let redrives: Vec<_> = children["executions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["redriveCount"].as_u64().unwrap())
+        .collect();
+    assert_eq!(redrives, [0, 1, 0]);
+    installation.shutdown().await;
+}
+
+#[tokio::test]
 async fn an_execution_that_was_stopped_is_redriven() {
     let (installation, api) = embedded(None).await;
     let machine = api.deploy("hold", MACHINE).await.unwrap();

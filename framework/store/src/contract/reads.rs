@@ -7,7 +7,7 @@ use stagepost_protocol::{
 };
 
 use super::{Database, at, ended, history_row, load_one, machine, new_execution, start};
-use crate::{Batch, ExecutionStatus, ExecutionsOf, ListExecutions, NewExecution, Snapshot};
+use crate::{Batch, EndedExecution, ExecutionStatus, ExecutionsOf, ListExecutions, NewExecution, Snapshot};
 
 const ALL: &[std::ops::Range<u16>] = std::slice::from_ref(&(0..SLOTS));
 
@@ -249,10 +249,32 @@ pub(crate) async fn child_executions_are_listed_by_their_map_run(db: Arc<dyn Dat
     assert_eq!(found.items.iter().map(|e| e.id).collect::<Vec<_>>(), ids);
     assert_eq!(found.items[0].map_item, children[2].map_item);
     assert_eq!(found.items[0].arn, children[2].arn);
-    let ended = store.executions(&query(of_run(), Some(ExecutionStatus::Succeeded))).await.unwrap();
-    assert_eq!(ended.items, []);
+    let succeeded = store.executions(&query(of_run(), Some(ExecutionStatus::Succeeded))).await.unwrap();
+    assert_eq!(succeeded.items, []);
     let of_machine = ExecutionsOf::StateMachine(machine("orders"));
     let found = store.executions(&query(of_machine, None)).await.unwrap();
     assert_eq!(found.items.iter().map(|e| e.arn.name.as_str()).collect::<Vec<_>>(), ["e"]);
     assert_eq!(found.items[0].map_item, None);
+
+    // The run is redriven: who failed before waits for it, who failed since or succeeded does not.
+    let end = |id, status, stopped| EndedExecution { status, stopped_at: at(stopped), ..ended(id) };
+    let ends = vec![
+        end(ids[0], ExecutionStatus::Failed, 5_000),
+        end(ids[1], ExecutionStatus::Aborted, 5_001),
+        end(ids[2], ExecutionStatus::Succeeded, 4_000),
+    ];
+    store.commit(Batch { ended: ends, ..Batch::default() }).await.unwrap();
+    let redriven = || ExecutionsOf::RedrivenMapRun(run.arn.clone(), at(5_001));
+    for (status, expected) in [
+        (ExecutionStatus::PendingRedrive, &ids[..1]),
+        (ExecutionStatus::Failed, &[]),
+        (ExecutionStatus::Aborted, &ids[1..2]),
+        (ExecutionStatus::Succeeded, &ids[2..]),
+    ] {
+        let found = store.executions(&query(redriven(), Some(status))).await.unwrap().items;
+        assert_eq!(found.iter().map(|e| e.id).collect::<Vec<_>>(), expected, "{status:?}");
+        assert!(found.iter().all(|e| e.status == status), "{found:?}");
+    }
+    let all = store.executions(&query(redriven(), None)).await.unwrap().items;
+    assert_eq!(all[0].status, ExecutionStatus::PendingRedrive);
 }

@@ -4,7 +4,7 @@ use stagepost_protocol::{ExecutionId, Namespace, Timestamp};
 use tokio_postgres::Row;
 
 use super::store::PostgresStore;
-use crate::{ExecutionSummary, ExecutionsOf, HistoryRow, ListExecutions, Page, Result, paging, stored};
+use crate::{ExecutionSummary, HistoryRow, ListExecutions, Page, Result, paging, stored};
 
 const HISTORY_ASCENDING: &str = "SELECT execution_id, sequence, first_event_id, last_event_id, epoch, payload FROM ( \
      SELECT h.*, sum(octet_length(payload)) OVER (ORDER BY sequence) AS total, \
@@ -19,6 +19,10 @@ const HISTORY_DESCENDING: &str = "SELECT execution_id, sequence, first_event_id,
      AND sequence <= (SELECT coalesce(history_row_of($1, $2), 9223372036854775807)) \
      ORDER BY sequence DESC LIMIT $3) h) page \
      WHERE total <= $4 OR place = 1 ORDER BY sequence DESC";
+
+/// The status in a listing: see [`crate::ExecutionsOf::RedrivenMapRun`].
+const LISTED_STATUS: &str = "CASE WHEN stopped_at < $9::bigint AND status IN ('FAILED', 'TIMED_OUT', 'ABORTED') \
+     THEN 'PENDING_REDRIVE' ELSE status END";
 
 /// Selects what [`summary`] reads.
 pub(super) fn select(rest: &str) -> String {
@@ -41,16 +45,13 @@ pub(super) async fn executions(
     store: &PostgresStore,
     query: &ListExecutions,
 ) -> Result<Page<ExecutionSummary>> {
-    let (namespace, column, name) = match &query.of {
-        ExecutionsOf::StateMachine(arn) => (&arn.namespace, "state_machine", &arn.name),
-        ExecutionsOf::MapRun(arn) => (&arn.namespace, "map_run", &arn.name),
-    };
+    let (namespace, column, name, redriven_since) = query.of.filter();
     let select = format!(
         "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, \
-         role_arn, status, started_at, stopped_at, wake_at, 'null', NULL::text, error, cause, trace_header, \
+         role_arn, {LISTED_STATUS}, started_at, stopped_at, wake_at, 'null', NULL::text, error, cause, trace_header, \
          parent, redrive_count, redriven_at, map_run, item_count \
          FROM executions WHERE account = $1 AND region = $2 AND {column} = $3 \
-         AND (started_at, id) < ($4, $5) AND ($6::text IS NULL OR status = $6) \
+         AND (started_at, id) < ($4, $5) AND ($6::text IS NULL OR {LISTED_STATUS} = $6) \
          AND ($8::boolean IS NULL OR (redrive_count > 0) = $8) \
          ORDER BY started_at DESC, id DESC LIMIT $7"
     );
@@ -59,8 +60,8 @@ pub(super) async fn executions(
     let status = query.status.map(|s| s.as_str());
     let limit = paging::probe(query.limit);
     let before = before.as_millis();
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-        [account, region, name, &before, &id, &status, &limit, &query.redriven];
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
+        [account, region, &name, &before, &id, &status, &limit, &query.redriven, &redriven_since];
     let rows = store.api_rows("list executions", &select, &params).await?;
     let items = rows.iter().map(summary).collect::<Result<Vec<_>>>()?;
     Ok(paging::page(items, query.limit, paging::execution_key))

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use stagepost_protocol::{ExecutionId, Namespace, Timestamp};
 
 use super::{errors, store::SqliteStore};
-use crate::{ExecutionSummary, ExecutionsOf, HistoryRow, ListExecutions, Page, Result, paging, stored};
+use crate::{ExecutionSummary, HistoryRow, ListExecutions, Page, Result, paging, stored};
 
 const HISTORY_ASCENDING: &str = "SELECT ?1, sequence, first_event_id, last_event_id, epoch, payload FROM history \
      WHERE execution = (SELECT number FROM executions WHERE id = ?1) AND sequence >= ?2 \
@@ -12,6 +12,10 @@ const HISTORY_ASCENDING: &str = "SELECT ?1, sequence, first_event_id, last_event
 const HISTORY_DESCENDING: &str = "SELECT ?1, sequence, first_event_id, last_event_id, epoch, payload FROM history \
      WHERE execution = (SELECT number FROM executions WHERE id = ?1) AND sequence <= ?2 \
      AND first_event_id <= last_event_id ORDER BY sequence DESC LIMIT ?3";
+
+/// The status in a listing: see [`crate::ExecutionsOf::RedrivenMapRun`].
+const LISTED_STATUS: &str = "CASE WHEN stopped_at < ?9 AND status IN ('FAILED', 'TIMED_OUT', 'ABORTED') \
+     THEN 'PENDING_REDRIVE' ELSE status END";
 
 /// Selects what [`summary`] reads.
 pub(super) fn select(rest: &str) -> String {
@@ -25,11 +29,11 @@ pub(super) fn select(rest: &str) -> String {
 /// Selects what a listing shows of executions, by a column that names what they are of.
 fn listing(column: &str) -> String {
     format!(
-        "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, status, \
-         started_at, stopped_at, wake_at, 'null', NULL, error, cause, trace_header, parent, redrive_count, \
+        "SELECT id, account, region, state_machine, arn_state_machine, name, definition_id, role_arn, \
+         {LISTED_STATUS}, started_at, stopped_at, wake_at, 'null', NULL, error, cause, trace_header, parent, redrive_count, \
          redriven_at, map_run, item_count FROM executions \
          WHERE account = ?1 AND region = ?2 AND {column} = ?3 \
-         AND (started_at, id) < (?4, ?5) AND (?6 IS NULL OR status = ?6) \
+         AND (started_at, id) < (?4, ?5) AND (?6 IS NULL OR {LISTED_STATUS} = ?6) \
          AND (?8 IS NULL OR (redrive_count > 0) = ?8) \
          ORDER BY started_at DESC, id DESC LIMIT ?7"
     )
@@ -56,15 +60,14 @@ pub(super) async fn executions(
     let query = query.clone();
     let list = move |connection: &Connection| {
         let failed = errors::failed("list executions");
-        let (namespace, column, name) = match &query.of {
-            ExecutionsOf::StateMachine(arn) => (&arn.namespace, "state_machine", &arn.name),
-            ExecutionsOf::MapRun(arn) => (&arn.namespace, "map_run", &arn.name),
-        };
+        let (namespace, column, name, redriven_since) = query.of.filter();
         let mut statement = connection.prepare_cached(&listing(column)).map_err(&failed)?;
         let Namespace { account, region } = namespace;
         let status = query.status.map(|s| s.as_str());
         let limit = paging::probe(query.limit);
-        let params = params![account, region, name, before.as_millis(), id, status, limit, query.redriven];
+        let before = before.as_millis();
+        let params =
+            params![account, region, name, before, id, status, limit, query.redriven, redriven_since];
         let mut rows = statement.query(params).map_err(&failed)?;
         let mut items = Vec::new();
         while let Some(row) = rows.next().map_err(&failed)? {
