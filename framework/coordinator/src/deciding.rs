@@ -8,10 +8,10 @@ use std::{
 };
 
 use stagepost_broker::{Acker, Delivery, DeliveryTag};
-use stagepost_engine::{Execution, Origin, SyncChild, children::waits_for_executions, history};
+use stagepost_engine::{Execution, Origin, children::has_children, history};
 use stagepost_protocol::{
     ActivityArn, DeadReason, ExecutionId, ShardId, ShardMessage, TokenKey,
-    shard::{Redrive, RedriveChild, Start},
+    shard::{Redrive, RedriveChild, Start, Stop},
 };
 use stagepost_store::{ExecutionStatus, ExecutionSummary, Lease, StoredExecution};
 use tokio::{
@@ -95,7 +95,7 @@ struct Known {
     ended: HashMap<ExecutionId, ExecutionSummary>,
     broken: HashMap<ExecutionId, String>,
     /// What those that have ended waited for, where that may not have been stopped.
-    children: HashMap<ExecutionId, Vec<SyncChild>>,
+    stops: HashMap<ExecutionId, Vec<Stop>>,
 }
 
 impl Deciding {
@@ -481,12 +481,12 @@ impl Deciding {
     /// Finds what an execution that has ended waited for.
     async fn find_children(&mut self, id: ExecutionId, stored: &StoredExecution, known: &mut Known) {
         let Ok(definition) = self.definition(&stored.summary.definition_id).await else { return };
-        if !waits_for_executions(&definition) {
+        if !has_children(&definition) {
             return;
         }
         match replay(stored.clone(), definition) {
             Ok(replayed) => {
-                known.children.insert(id, replayed.execution.sync_children(&self.token_key));
+                known.stops.insert(id, family::stops_after_end(&replayed.execution, &self.token_key));
             }
             Err(reason) => tracing::error!(execution = %id, %reason, "an execution cannot be replayed"),
         }

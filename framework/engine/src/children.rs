@@ -1,9 +1,9 @@
 //! The executions that a state waits for: `startExecution.sync`.
 
-use stagepost_asl::{Resource, StateKind, StateMachine};
+use stagepost_asl::{Resource, State, StateKind, StateMachine};
 use stagepost_protocol::{ExecutionArn, IntegrationPattern, StateMachineArn, TaskToken, TokenKey};
 
-use crate::{execution::Execution, live::Attempt};
+use crate::{command::StopChild, execution::Execution, live::Attempt, states::distributed};
 
 /// An execution that an attempt started and waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,12 @@ pub fn waits_for_executions(definition: &StateMachine) -> bool {
     (0..definition.states.len()).any(|state| waits(definition, state))
 }
 
+/// Whether executions of the definition have child executions that end with them.
+pub fn has_children(definition: &StateMachine) -> bool {
+    let distributed = |state: &State| matches!(&state.kind, StateKind::Map(map) if map.distributed.is_some());
+    waits_for_executions(definition) || definition.states.iter().any(distributed)
+}
+
 /// The child of an attempt, by its parameters; where they have no name, the attempt gives it.
 fn child(execution: &Execution, attempt: &Attempt) -> Option<ExecutionArn> {
     let parameters = attempt.input.to_value();
@@ -49,5 +55,11 @@ impl Execution {
             child(self, attempt).map(|execution| SyncChild { event_id, execution, parent })
         };
         open.filter_map(|(_, attempt)| of(attempt)).collect()
+    }
+
+    /// The child executions of its Map Runs that run; of one that has ended, those that ran at its end.
+    pub fn map_children(&self, token_key: &TokenKey) -> Vec<StopChild> {
+        let runs = self.live.unfinished_map_runs().into_iter();
+        runs.flat_map(|(scope, run)| distributed::stops(self, scope, run, token_key)).collect()
     }
 }

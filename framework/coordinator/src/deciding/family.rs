@@ -2,10 +2,10 @@
 //! the attempt that waits for it.
 
 use serde_json::{Value, json};
-use stagepost_engine::Origin;
+use stagepost_engine::{Execution, Origin};
 use stagepost_protocol::{
     ExecutionArn, ExecutionId, MapChild, Parent, ParentKind, Payload, Report, ReportOutcome, ShardMessage,
-    StateMachineArn, TaskToken, Timestamp, error_names, shard::Stop,
+    StateMachineArn, TaskToken, Timestamp, TokenKey, error_names, shard::Stop,
 };
 use stagepost_store::{EndedExecution, ExecutionStatus, ExecutionSummary};
 
@@ -158,6 +158,20 @@ pub(super) fn late_start(report: &Report) -> Option<(ExecutionArn, TaskToken)> {
     Some((execution, report.token.clone()))
 }
 
+fn stop_of_child(execution: ExecutionArn, parent: TaskToken) -> Stop {
+    Stop { execution, error: None, cause: None, parent: Some(parent), redrives: None }
+}
+
+/// What an execution that has ended waited for, to be stopped.
+pub(super) fn stops_after_end(execution: &Execution, token_key: &TokenKey) -> Vec<Stop> {
+    let synchronous = execution.sync_children(token_key).into_iter();
+    let of_map_runs = execution
+        .map_children(token_key)
+        .into_iter()
+        .map(|child| Stop { redrives: Some(child.redrives), ..stop_of_child(child.execution, child.parent) });
+    synchronous.map(|child| stop_of_child(child.execution, child.parent)).chain(of_map_runs).collect()
+}
+
 /// Why a request to redrive may not: the children of a Map Run are redriven by it alone.
 pub(super) fn redriven_by_its_parent(origin: &Origin) -> Option<String> {
     let of_map_run = matches!(origin.parent.as_ref()?.kind, ParentKind::MapItem { .. });
@@ -183,16 +197,19 @@ impl Round<'_> {
         if let Some(report) = report {
             self.tell_parent(report);
         }
-        for child in self.known.children.remove(&id).unwrap_or_default() {
-            self.stop_child(child.execution, child.parent);
+        for stop in self.known.stops.remove(&id).unwrap_or_default() {
+            self.send_stop(stop);
         }
     }
 
     /// Stops an execution that nobody waits for any more, if it is this attempt's and still runs.
     pub(super) fn stop_child(&mut self, execution: ExecutionArn, parent: TaskToken) {
+        self.send_stop(stop_of_child(execution, parent));
+    }
+
+    fn send_stop(&mut self, stop: Stop) {
         let options = &self.deciding.options;
-        let queue = options.topology.shard(options.shards.of(execution.id()));
-        let stop = Stop { execution, error: None, cause: None, parent: Some(parent), redrives: None };
+        let queue = options.topology.shard(options.shards.of(stop.execution.id()));
         publish(&mut self.deciding.declared, self.decided, ShardMessage::Stop(stop).encode(queue, None));
     }
 
@@ -289,6 +306,7 @@ mod tests {
     #[test]
     fn the_child_of_a_map_run_says_how_it_ended_and_for_which_item() {
         let kind = ParentKind::MapItem { index: 4 };
+        let child = MapChild { index: 4, redrives: 3, not_redrivable: false };
         let failed = |s| outcome(kind.clone(), s);
         let (error, cause) = (Some("E".to_owned()), Some("C".to_owned()));
         let plain = Payload::from_value(&json!([2]));
@@ -299,6 +317,6 @@ mod tests {
         assert_eq!(failed(ExecutionStatus::TimedOut), ReportOutcome::TimedOut { error: e, cause: c });
         assert_eq!(failed(ExecutionStatus::Aborted), ReportOutcome::Aborted { error, cause });
         let summary = summary(kind.clone(), ExecutionStatus::Failed);
-        assert_eq!(Child::stored(&summary).unwrap().report().unwrap().child, Some(4));
+        assert_eq!(Child::stored(&summary).unwrap().report().unwrap().child, Some(child));
     }
 }

@@ -55,13 +55,13 @@ impl Round<'_> {
         let RedriveChild { execution, parent, redrives } = redrive;
         let id = execution.id();
         if let Some(reason) = self.known.broken.get(&id).cloned() {
-            return self.lost_child(&parent, redrives, reason);
+            return self.lost_child(&parent, redrives, &reason);
         }
         let Some(entry) = self.deciding.cache.get(id) else {
-            return self.lost_child(&parent, redrives, "it is not in the store any more".to_owned());
+            return self.lost_child(&parent, redrives, "it is not in the store any more");
         };
         if entry.execution.origin().parent.as_ref() != Some(&parent) {
-            return self.lost_child(&parent, redrives, "another execution has its name".to_owned());
+            return self.lost_child(&parent, redrives, "another execution has its name");
         }
         let done = entry.execution.redrives().0 >= redrives;
         let runs = entry.execution.end().is_none();
@@ -101,7 +101,7 @@ impl Round<'_> {
     }
 
     /// Tells the Map Run of a child that cannot go on since it is not what it should be.
-    fn lost_child(&mut self, parent: &Parent, redrives: u32, why: String) {
+    fn lost_child(&mut self, parent: &Parent, redrives: u32, why: &str) {
         let ParentKind::MapItem { index } = parent.kind else { return };
         let outcome = ReportOutcome::Failed {
             error: Some(error_names::RUNTIME.to_owned()),

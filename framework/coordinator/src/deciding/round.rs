@@ -447,6 +447,8 @@ impl<'a> Round<'a> {
     fn apply(&mut self, id: ExecutionId, applied: Applied) {
         add(&self.deciding.shared.metrics.events, applied.events.len());
         add(&self.deciding.shared.metrics.tasks_dispatched, applied.commands.len());
+        let stops = applied.commands.iter().any(|command| matches!(command, Command::StopChild(_)));
+        self.touch(id).stopped_children |= stops;
         self.commands(id, applied.commands, false);
         self.map_runs.extend(applied.map_runs.into_iter().map(|run| (run.arn.clone(), run)));
         self.touch(id).events.extend(applied.events);

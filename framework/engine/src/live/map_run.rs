@@ -441,6 +441,10 @@ impl Scope {
         }
     }
 
+    fn unfinished_map_run(&self) -> Option<&MapRun> {
+        self.map_run().or(self.closed_map_run())
+    }
+
     /// The Map Run that a redrive goes on with.
     pub(crate) fn closed_map_run(&self) -> Option<&MapRun> {
         match &self.current {
@@ -464,6 +468,11 @@ impl Live {
     /// The scopes that wait for Map Runs, in the order in which these began.
     pub(crate) fn scopes_of_map_runs(&self) -> Vec<ScopeId> {
         self.map_runs.values().copied().collect()
+    }
+
+    /// Map Runs that are open, or were when the execution ended, with their scopes.
+    pub(crate) fn unfinished_map_runs(&self) -> Vec<(ScopeId, &MapRun)> {
+        self.scopes.iter().filter_map(|(id, scope)| Some((*id, scope.unfinished_map_run()?))).collect()
     }
 
     fn change_map_run<T>(

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use stagepost_asl::{Distributed, MapState, StateKind, Transformation};
 use stagepost_protocol::{
     IntegrationPattern, MapChild, MapRun as Record, MapRunArn, MapRunStatus, Parent, ParentKind, Payload,
-    ReportOutcome, ServiceCall, error_names, map_run::child_name, shard::RedriveChild,
+    ReportOutcome, ServiceCall, TokenKey, error_names, map_run::child_name, shard::RedriveChild,
 };
 
 use crate::{
@@ -650,7 +650,8 @@ pub(crate) fn update(
 
 /// Has the open child executions stopped.
 pub(crate) fn stop_children(decider: &mut Decider<'_>, scope: ScopeId) {
-    for command in stops(decider.execution, scope, decider.env) {
+    let Some(run) = decider.map_run(scope) else { return };
+    for command in stops(decider.execution, scope, run, decider.env.token_key) {
         decider.command(Command::StopChild(command));
     }
 }
@@ -665,18 +666,24 @@ pub(crate) fn pending(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> V
     match run.stage {
         Stage::Processing => commands.extend(reading(execution, scope, env)),
         Stage::Failing(_) => {
-            commands.extend(stops(execution, scope, env).into_iter().map(Command::StopChild))
+            let stops = stops(execution, scope, run, env.token_key);
+            commands.extend(stops.into_iter().map(Command::StopChild));
         }
         Stage::Writing(_) => commands.extend(writing(execution, scope, env)),
     }
     commands
 }
 
-fn stops(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> Vec<StopChild> {
-    let Some(run) = execution.live.map_run(scope) else { return Vec::new() };
+/// What stops the open child executions of a Map Run.
+pub(crate) fn stops(
+    execution: &Execution,
+    scope: ScopeId,
+    run: &MapRun,
+    token_key: &TokenKey,
+) -> Vec<StopChild> {
     let Some(label) = label(execution, scope) else { return Vec::new() };
     let machine = execution.origin().state_machine.labelled(&label);
-    let token = env.token_key.sign(execution.id(), run.started_id);
+    let token = token_key.sign(execution.id(), run.started_id);
     let stop = |(index, open): (&u64, &OpenChild)| StopChild {
         execution: machine.execution(&child_name(execution.id(), run.started_id, *index)),
         parent: token.clone(),

@@ -554,7 +554,10 @@ fn results_are_flattened_on_request_and_must_fit_an_output() {
 #[test]
 fn what_ends_the_execution_stops_the_children() {
     let stopped = |run: &mut Run, children: usize| {
-        assert_eq!(take(run).stops.len(), children);
+        let stops = take(run).stops;
+        assert_eq!(stops.len(), children);
+        // Whoever finds the execution ended can have them stopped again.
+        assert_eq!(run.execution.map_children(run.key()), stops);
         assert_eq!(record(run).status, MapRunStatus::Aborted);
         assert_eq!(record(run).items.aborted, children as u64);
     };
