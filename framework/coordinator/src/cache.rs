@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use stagepost_engine::{Execution, children::waits_for_executions};
-use stagepost_protocol::{ExecutionId, Timestamp};
+use stagepost_protocol::{ExecutionId, Timestamp, shard::Stop};
 
 /// An execution and what the coordinator knows about its rows in the store.
 pub(crate) struct Entry {
@@ -26,6 +26,11 @@ pub(crate) struct Entry {
     pub(crate) in_flight: u32,
     /// Its definition has states that wait for executions that they start.
     pub(crate) waits_for_executions: bool,
+    /// So many batches are on their way up to the newest that stops executions. Until they are settled these are read from
+    /// the rows, so no snapshot replaces them.
+    pub(crate) stopping: u32,
+    /// Executions that it waited for until its wake-up fired, and that may not have been stopped.
+    pub(crate) abandoned: Vec<Stop>,
     bytes: usize,
     tick: u64,
 }
@@ -64,6 +69,8 @@ impl Entry {
             stored_wake,
             events_since_snapshot: 0,
             in_flight: 0,
+            stopping: 0,
+            abandoned: Vec::new(),
             bytes: 0,
             tick: 0,
         }

@@ -8,12 +8,12 @@ use std::{
 };
 
 use stagepost_broker::{Acker, Delivery, DeliveryTag};
-use stagepost_engine::{Execution, Origin, children::has_children, history};
+use stagepost_engine::{Execution, HistoryEvent, Origin, children::has_children, history};
 use stagepost_protocol::{
     ActivityArn, DeadReason, ExecutionId, ShardId, ShardMessage, TokenKey,
     shard::{Redrive, RedriveChild, Start, Stop},
 };
-use stagepost_store::{ExecutionStatus, ExecutionSummary, Lease, StoredExecution};
+use stagepost_store::{ExecutionStatus, ExecutionSummary, HistoryRow, Lease, StoredExecution};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -28,6 +28,7 @@ use crate::{
     wake::Wakes,
 };
 
+mod abandon;
 pub(crate) mod family;
 mod map_runs;
 mod round;
@@ -220,6 +221,7 @@ impl Deciding {
                     continue;
                 };
                 entry.in_flight = entry.in_flight.saturating_sub(1);
+                entry.stopping = entry.stopping.saturating_sub(1);
                 if entry.in_flight > 0 {
                     continue;
                 }
@@ -546,9 +548,15 @@ impl Deciding {
         let definition = self.definition(&definition_id).await?;
         let shard = self.options.shards.of(id);
         let wake = stored.summary.wake_at;
+        let fired = wake.filter(|at| *at <= self.options.clock.now() && has_children(&definition));
+        let abandoned = match fired {
+            Some(fired) => abandon::since(fired, &stored, definition.clone(), &self.token_key)?,
+            None => Vec::new(),
+        };
         let replayed = replay(stored, definition)?;
         let mut entry = Entry::replayed(replayed.execution, &definition_id, replayed.sequence, wake);
         entry.events_since_snapshot = replayed.events_since_snapshot;
+        entry.abandoned = abandoned;
         let ours = self.leases.get(&shard) == Some(&replayed.epoch);
         // With `recover_shards` everything was published when the shard was gained.
         let foreign = !ours && !self.options.recover_shards;
@@ -629,6 +637,14 @@ fn parse_snapshot(payload: &str) -> Result<(i64, &str), String> {
     parts.ok_or_else(|| "its snapshot does not begin with an epoch".to_owned())
 }
 
+fn decode_rows(rows: &[HistoryRow]) -> Result<Vec<HistoryEvent>, String> {
+    let mut events = Vec::new();
+    for HistoryRow { sequence, payload, .. } in rows {
+        events.extend(history::decode(payload).map_err(|e| format!("row {sequence} cannot be read: {e}"))?);
+    }
+    Ok(events)
+}
+
 /// Replays a stored execution.
 pub(crate) fn replay(
     stored: StoredExecution,
@@ -642,7 +658,6 @@ pub(crate) fn replay(
         started_at: stored.summary.started_at,
         parent: stored.summary.parent,
     };
-    let mut events = Vec::new();
     let mut sequence = stored.snapshot.as_ref().map_or(0, |s| s.sequence);
     // A snapshot names the epoch of its row, which is not loaded any more.
     let snapshot = match &stored.snapshot {
@@ -656,10 +671,8 @@ pub(crate) fn replay(
         }
         sequence = row.sequence;
         epoch = row.epoch;
-        events.extend(
-            history::decode(&row.payload).map_err(|e| format!("row {sequence} cannot be read: {e}"))?,
-        );
     }
+    let events = decode_rows(&stored.history)?;
     let events_since_snapshot = events.len() as u64;
     let execution = match snapshot {
         None => Execution::replay(origin, definition, &events).map_err(|e| e.to_string())?,

@@ -3,7 +3,7 @@
 use stagepost_asl::{Resource, State, StateKind, StateMachine};
 use stagepost_protocol::{ExecutionArn, IntegrationPattern, StateMachineArn, TaskToken, TokenKey};
 
-use crate::{command::StopChild, execution::Execution, live::Attempt, states::distributed};
+use crate::{command::StopChild, execution::Execution, history::ScopeId, live::Attempt, states::distributed};
 
 /// An execution that an attempt started and waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,5 +61,11 @@ impl Execution {
     pub fn map_children(&self, token_key: &TokenKey) -> Vec<StopChild> {
         let runs = self.live.unfinished_map_runs().into_iter();
         runs.flat_map(|(scope, run)| distributed::stops(self, scope, run, token_key)).collect()
+    }
+
+    /// Those of the Map Run in a scope.
+    pub fn map_children_of(&self, scope: ScopeId, token_key: &TokenKey) -> Vec<StopChild> {
+        let run = self.live.map_run(scope);
+        run.map_or_else(Vec::new, |run| distributed::stops(self, scope, run, token_key))
     }
 }

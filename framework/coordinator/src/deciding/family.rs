@@ -2,7 +2,7 @@
 //! the attempt that waits for it.
 
 use serde_json::{Value, json};
-use stagepost_engine::{Execution, Origin};
+use stagepost_engine::{Execution, Origin, StopChild};
 use stagepost_protocol::{
     ExecutionArn, ExecutionId, MapChild, Parent, ParentKind, Payload, Report, ReportOutcome, ShardMessage,
     StateMachineArn, TaskToken, Timestamp, TokenKey, error_names, shard::Stop,
@@ -158,17 +158,18 @@ pub(super) fn late_start(report: &Report) -> Option<(ExecutionArn, TaskToken)> {
     Some((execution, report.token.clone()))
 }
 
-fn stop_of_child(execution: ExecutionArn, parent: TaskToken) -> Stop {
+pub(super) fn stop_of_child(execution: ExecutionArn, parent: TaskToken) -> Stop {
     Stop { execution, error: None, cause: None, parent: Some(parent), redrives: None }
+}
+
+pub(super) fn stop_of_map_child(child: StopChild) -> Stop {
+    Stop { redrives: Some(child.redrives), ..stop_of_child(child.execution, child.parent) }
 }
 
 /// What an execution that has ended waited for, to be stopped.
 pub(super) fn stops_after_end(execution: &Execution, token_key: &TokenKey) -> Vec<Stop> {
     let synchronous = execution.sync_children(token_key).into_iter();
-    let of_map_runs = execution
-        .map_children(token_key)
-        .into_iter()
-        .map(|child| Stop { redrives: Some(child.redrives), ..stop_of_child(child.execution, child.parent) });
+    let of_map_runs = execution.map_children(token_key).into_iter().map(stop_of_map_child);
     synchronous.map(|child| stop_of_child(child.execution, child.parent)).chain(of_map_runs).collect()
 }
 
@@ -207,7 +208,7 @@ impl Round<'_> {
         self.send_stop(stop_of_child(execution, parent));
     }
 
-    fn send_stop(&mut self, stop: Stop) {
+    pub(super) fn send_stop(&mut self, stop: Stop) {
         let options = &self.deciding.options;
         let queue = options.topology.shard(options.shards.of(stop.execution.id()));
         publish(&mut self.deciding.declared, self.decided, ShardMessage::Stop(stop).encode(queue, None));

@@ -372,6 +372,8 @@ impl<'a> Round<'a> {
         self.volatile = true;
         // First, so that it does not repeat what is decided now.
         self.republish(id);
+        let abandoned = self.deciding.cache.get_mut(id).map(|entry| std::mem::take(&mut entry.abandoned));
+        abandoned.into_iter().flatten().for_each(|stop| self.send_stop(stop));
         let ignored = self.decide(id, Input::Wake);
         let settled = self.deciding.cache.get(id).is_some_and(|e| e.in_flight == 0);
         if ignored.is_some() && settled && !self.concerned.contains(&id) {
@@ -545,6 +547,9 @@ impl<'a> Round<'a> {
             payload: history::encode(&touched.events),
         });
         entry.events_since_snapshot += touched.events.len() as u64;
+        if touched.stopped_children {
+            entry.stopping = entry.in_flight;
+        }
 
         let end = entry.execution.end().map(|(end, at)| ended(id, end, at));
         // No message would come again for what follows from this end.
@@ -611,7 +616,8 @@ impl<'a> Round<'a> {
             }
             None => {
                 let worth = (entry.execution.approximate_bytes() / SNAPSHOT_BYTES_PER_EVENT) as u64;
-                if entry.events_since_snapshot >= snapshot_events.max(worth) {
+                let due = entry.events_since_snapshot >= snapshot_events.max(worth);
+                if due && entry.stopping == 0 {
                     entry.events_since_snapshot = 0;
                     let (sequence, payload) =
                         (entry.sequence, snapshot_payload(epoch, &entry.execution.snapshot()));
