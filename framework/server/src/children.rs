@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use stagepost_connectors::items::{Child, ChildPage, ChildStatus, Children};
-use stagepost_protocol::MapRunArn;
+use stagepost_protocol::{MapRunArn, ParentKind};
 use stagepost_store::{ExecutionStatus, ExecutionSummary, ExecutionsOf, ListExecutions, Reader};
 
 /// Most children of a page. A list holds neither inputs nor outputs, which may have 256 KiB each: they are read one by
@@ -52,7 +52,12 @@ impl Children for StoredChildren {
 }
 
 fn child(execution: ExecutionSummary) -> Child {
+    let place = match execution.parent.as_ref().map(|parent| &parent.kind) {
+        Some(ParentKind::MapItem { index }) => *index,
+        _ => 0,
+    };
     Child {
+        place,
         execution_arn: execution.arn.to_string(),
         state_machine_arn: execution.state_machine.to_string(),
         name: execution.arn.name,

@@ -11,7 +11,7 @@ use stagepost_broker::{Broker, QueueSpec, in_process::InProcessBroker, rabbitmq:
 use stagepost_connectors::{
     Registry,
     aws::Aws,
-    items::{DataSets, ReadItems, WriteResults},
+    items::{CollectResults, DataSets, ReadItems, WriteResults},
 };
 use stagepost_coordinator::{
     Client, Coordinator, Metrics, Options, Parts, Recovered, express::Runner, installation_token_key,
@@ -97,7 +97,8 @@ impl Connectors {
         let children = Arc::new(StoredChildren::new(reader));
         let registry = Registry::standard(Arc::clone(broker), &aws)
             .with("stagepost", "readItems", Arc::new(ReadItems::new(sets.clone())))
-            .with("stagepost", "writeResults", Arc::new(WriteResults::new(sets, children)))
+            .with("stagepost", "writeResults", Arc::new(WriteResults::new(sets, Arc::clone(&children) as _)))
+            .with("stagepost", "collectResults", Arc::new(CollectResults::new(children)))
             .with("states", "startExecution", Arc::new(StartExecution::new(Arc::clone(api))));
         let worker = stagepost_connectors::worker(Arc::clone(broker), registry)
             .queue_prefix(settings.coordinator.topology.prefix())

@@ -30,8 +30,6 @@ pub mod codes {
     pub const TOO_DEEP: &str = "TOO_DEEPLY_NESTED";
     /// Ours: the definition is larger than is accepted.
     pub const TOO_LARGE: &str = "DEFINITION_TOO_LARGE";
-    /// Ours: correct, but a part of the language that is not there yet.
-    pub const NOT_SUPPORTED_YET: &str = "NOT_SUPPORTED_YET";
     /// Warning, ours: an object names a field twice; the last one counts.
     pub const DUPLICATE_FIELD: &str = "DUPLICATE_FIELD";
     /// Warning: a value looks like a path, but its field's name does not end in `.$`.
@@ -72,7 +70,6 @@ pub mod codes {
         LABEL,
         TOO_DEEP,
         TOO_LARGE,
-        NOT_SUPPORTED_YET,
     ];
     /// The codes of warnings.
     pub const WARNINGS: &[&str] = &[

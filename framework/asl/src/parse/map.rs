@@ -231,9 +231,6 @@ fn result_writer(found: &mut Findings, node: &Node<'_>) -> Option<ResultWriter> 
             _ => Transformation::Flatten,
         });
         json_lines = found.one_of(&config, "OutputType", &["JSON", "JSONL"]) == Some("JSONL");
-        if resource.is_none() && transformation == Some(Transformation::None) {
-            found.not_supported_yet(config.at("Transformation"), "NONE without a Resource is");
-        }
     }
     Some(ResultWriter { resource, parameters, transformation, json_lines })
 }

@@ -186,11 +186,6 @@ impl Findings {
         self.add(Severity::Error, codes::SCHEMA, pointer, message)
     }
 
-    pub(crate) fn not_supported_yet(&mut self, pointer: impl Into<String>, what: &str) {
-        let message = format!("{what} not supported by this version of Stagepost");
-        self.add(Severity::Error, codes::NOT_SUPPORTED_YET, pointer, message);
-    }
-
     /// The value as an object.
     pub(crate) fn object<'a>(&mut self, value: &'a Value, pointer: String) -> Option<Node<'a>> {
         match value {

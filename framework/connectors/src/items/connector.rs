@@ -1,4 +1,4 @@
-//! The connectors `stagepost:readItems` and `stagepost:writeResults`, which Map Runs call.
+//! The connectors `stagepost:readItems`, `stagepost:writeResults` and `stagepost:collectResults`, which Map Runs call.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -8,6 +8,7 @@ use stagepost::Failure;
 use stagepost_protocol::{Payload, error_names};
 
 use super::{
+    collect::{CollectRequest, collect_results},
     error::ReadError,
     http,
     local::LocalFiles,
@@ -136,7 +137,28 @@ impl Connector for WriteResults {
     async fn call(&self, call: Call) -> Result<Answer, Failure> {
         let request: WriteRequest = input(&call)?;
         let result = self.write(&call.region(), &request).await;
-        done(&result.map_err(|error| Failure::new(WriteError::NAME, error.cause()))?)
+        done(&result.map_err(|error| Failure::new(error.name(), error.cause()))?)
+    }
+}
+
+/// `stagepost:collectResults`: a [`CollectRequest`] in, the Map state's result out.
+pub struct CollectResults {
+    children: Arc<dyn Children>,
+}
+
+impl CollectResults {
+    /// Of the children that `children` reads.
+    pub fn new(children: Arc<dyn Children>) -> CollectResults {
+        CollectResults { children }
+    }
+}
+
+#[async_trait]
+impl Connector for CollectResults {
+    async fn call(&self, call: Call) -> Result<Answer, Failure> {
+        let request: CollectRequest = input(&call)?;
+        let results = collect_results(&*self.children, &request.map_run).await;
+        results.map(Answer::Done).map_err(|error| Failure::new(error.name(), error.cause()))
     }
 }
 

@@ -4,6 +4,7 @@
 //! each answer says where the next one goes on, so that a data set of any size is read in constant memory, by
 //! whichever process takes the request. What the bytes mean is decided by pure decoders ([`decode_all`]).
 
+mod collect;
 mod config;
 mod connector;
 mod csv;
@@ -23,8 +24,9 @@ mod tests;
 mod window;
 mod writer;
 
+pub use collect::{CollectRequest, collect_results};
 pub use config::{Csv, Format, Manifest, ReaderConfig};
-pub use connector::{DataSets, ReadItems, WriteResults};
+pub use connector::{CollectResults, DataSets, ReadItems, WriteResults};
 pub use decode::{Item, decode_all};
 pub use error::ReadError;
 pub use local::LocalFiles;

@@ -27,6 +27,8 @@ pub enum ChildStatus {
 /// A child execution of a Map Run.
 #[derive(Debug, Clone)]
 pub struct Child {
+    /// The place of its item, or of its batch of items.
+    pub place: u64,
     /// Its ARN; empty where it was not started.
     pub execution_arn: String,
     /// The ARN of its state machine, which ends in `/` and the Map state's label.

@@ -17,28 +17,40 @@ use super::{
 };
 
 /// Most children that are asked for at once.
-const PAGE_CHILDREN: usize = 500;
+pub(super) const PAGE_CHILDREN: usize = 500;
 /// About so many bytes of inputs and outputs are asked for at once.
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Length of a part of a file but the last. S3 takes parts of 5 MiB or more, and 10,000 of them.
 const PART_BYTES: usize = 8 * 1024 * 1024;
 /// Largest result file, as on AWS: what does not fit goes into the next one.
 const FILE_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 
-/// Why results could not be written: the cause of a `States.ResultWriterFailed`.
+/// Why results could not be written or collected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct WriteError {
+    name: &'static str,
     cause: String,
 }
 
 impl WriteError {
-    /// The name of the error that the Map state fails with.
-    pub const NAME: &'static str = error_names::RESULT_WRITER_FAILED;
-
-    /// With this cause.
+    /// `States.ResultWriterFailed` with this cause.
     pub fn new(cause: impl Into<String>) -> WriteError {
-        WriteError { cause: cause.into() }
+        WriteError { name: error_names::RESULT_WRITER_FAILED, cause: cause.into() }
+    }
+
+    pub(super) fn unread(reason: &str) -> WriteError {
+        WriteError::new(format!("the child executions of the Map Run cannot be read: {reason}"))
+    }
+
+    pub(super) fn too_large() -> WriteError {
+        let cause = "The results of the Map Run together exceed the maximum number of bytes service limit.";
+        WriteError { name: error_names::DATA_LIMIT_EXCEEDED, cause: cause.to_owned() }
+    }
+
+    /// The name of the error that the Map state fails with.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// The cause.
@@ -259,9 +271,7 @@ async fn write_groups(
     let mut after = None;
     loop {
         let page = children.page(&request.map_run, after.as_deref(), PAGE_CHILDREN, PAGE_BYTES).await;
-        let page = page.map_err(|reason| {
-            WriteError::new(format!("the child executions of the Map Run cannot be read: {reason}"))
-        })?;
+        let page = page.map_err(|reason| WriteError::unread(&reason))?;
         for child in &page.children {
             let group = match child.status {
                 ChildStatus::Succeeded => &mut *succeeded,

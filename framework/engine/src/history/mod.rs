@@ -156,6 +156,17 @@ pub struct MapRunSettings {
     /// What is asked for to write the results; `None` where they are the state's output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writer: Option<Payload>,
+    /// They are the state's output, each with what there is to say about its child execution: they are collected at the
+    /// end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub collected: bool,
+}
+
+impl MapRunSettings {
+    /// Whether somebody else is asked for the results when all items are processed.
+    pub(crate) const fn asks_for_results(&self) -> bool {
+        self.writer.is_some() || self.collected
+    }
 }
 
 /// `ItemBatcher`, evaluated.

@@ -193,6 +193,7 @@ fn settings(
             },
         })));
     }
+    let without_file = distributed.writer.as_ref().filter(|writer| writer.resource.is_none());
     let settings = MapRunSettings {
         max_concurrency: max_concurrency.into(),
         tolerated_failure_count: count.into(),
@@ -201,6 +202,7 @@ fn settings(
         reader,
         max_items: (max_items > 0).then_some(max_items.unsigned_abs()),
         writer,
+        collected: without_file.is_some_and(|w| w.transformation == Some(Transformation::None)),
     };
     Ok((settings, max_items))
 }
@@ -330,7 +332,7 @@ fn process(decider: &mut Decider<'_>, scope: ScopeId, map: &MapState) -> Option<
         return fail(decider, scope, too_many_failed().failure);
     }
     if decider.map_run(scope)?.is_done() {
-        if decider.map_run(scope)?.settings.writer.is_some() {
+        if decider.map_run(scope)?.settings.asks_for_results() {
             return write(decider, scope);
         }
         return succeed(decider, scope, map, None);
@@ -470,7 +472,8 @@ fn succeed(
         None if flatten => Ok(flattened(run.results.values())),
         None => Ok(join(run.results.values())),
     };
-    decider.end_map_run(scope, MapRunStatus::Succeeded, written.is_some());
+    let in_files = written.is_some() && run.settings.writer.is_some();
+    decider.end_map_run(scope, MapRunStatus::Succeeded, in_files);
     decider.emit_next(scope, EventKind::MapRunSucceeded);
     let results = match results {
         Ok(results) => results,
@@ -545,7 +548,7 @@ fn child_ended(
     }
     // What is stopped when the Map Run fails is no result; what succeeds is one after a redrive.
     let wanted = succeeded || matches!(run.stage, Stage::Processing);
-    let keep = run.settings.writer.is_none() && !run.overflowed && wanted;
+    let keep = !run.settings.asks_for_results() && !run.overflowed && wanted;
     let (end, result) = match outcome {
         ReportOutcome::Succeeded(output) => (ChildEnd::Succeeded, output),
         ReportOutcome::Failed { error, cause } => (ChildEnd::Failed, described("FAILED", error, cause)),
@@ -750,13 +753,18 @@ fn reading(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> Option<Comma
 
 fn writing(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> Option<Command> {
     let run = execution.live.map_run(scope)?;
-    let mut input = run.settings.writer.as_ref()?.to_value();
+    let (action, writer) = match &run.settings.writer {
+        Some(writer) => ("writeResults", writer.clone()),
+        None if run.settings.collected => ("collectResults", Payload::empty_object()),
+        None => return None,
+    };
+    let mut input = writer.to_value();
     let about: Map<String, Value> = Map::from_iter([
         ("map_run".to_owned(), (*run.arn).into()),
         ("redrive_count".to_owned(), run.redrives.into()),
     ]);
     input.as_object_mut()?.extend(about);
-    Some(call(execution, scope, "writeResults", part_writing(run), &input, env))
+    Some(call(execution, scope, action, part_writing(run), &input, env))
 }
 
 fn call(

@@ -521,6 +521,21 @@ fn results_are_written_where_the_definition_says() {
     assert_eq!(output(&run), json!({ "MapRunArn": "a", "ResultWriterDetails": {} }));
     assert_eq!(record(&run).items.results_written, 2);
 
+    // With NONE and no resource they are collected at the end, with what there is to say about each execution.
+    let none = json!({ "ResultWriter": { "WriterConfig": { "Transformation": "NONE" } } });
+    let mut collected = start(none.clone(), json!([1]));
+    succeed(&mut collected, 0, json!("one"));
+    let call = take(&mut collected).calls.remove(0);
+    let arn = record(&collected).arn.to_string();
+    assert_eq!(call.target.action, "collectResults");
+    assert_eq!(call.input.to_value(), json!({ "map_run": arn, "redrive_count": 0 }));
+    answer(&mut collected, &call, json!([{ "Output": "\"one\"" }]));
+    assert_eq!(output(&collected), json!([{ "Output": "\"one\"" }]));
+    assert_eq!(record(&collected).items.results_written, 0, "they are in no file");
+    let mut collected = start(none, json!([1]));
+    fail(&mut collected, 0, "E");
+    assert_eq!(error(&collected).0, "States.ExceedToleratedFailureThreshold");
+
     // A Map Run that fails writes what there is, and keeps its own error.
     let mut run = start(writer.clone(), json!({ "b": "x", "i": [1] }));
     fail(&mut run, 0, "E");

@@ -205,7 +205,7 @@ async fn a_map_run_is_redriven_with_the_children_that_failed_and_the_items_that_
         "F": {"Type": "Fail", "Error": "Closed"},
         "P": {"Type": "Pass", "End": true}}}"#;
     let gate_arn = api.deploy("gate", gate).await.unwrap();
-    let parent = serde_json::json!({ "StartAt": "M", "States": { "M": {
+    let mut document = serde_json::json!({ "StartAt": "M", "States": { "M": {
         "Type": "Map", "Label": "l", "MaxConcurrency": 1, "End": true,
         "ItemProcessor": {
             "ProcessorConfig": { "Mode": "DISTRIBUTED", "ExecutionType": "STANDARD" },
@@ -219,7 +219,7 @@ async fn a_map_run_is_redriven_with_the_children_that_failed_and_the_items_that_
             } },
         },
     } } });
-    let parent = api.deploy("parent", &parent.to_string()).await.unwrap();
+    let parent = api.deploy("parent", &document.to_string()).await.unwrap();
     let execution = api.start(&parent, r#"[{"n": 0}, {"n": 1}, {"n": 2}]"#, None).await.unwrap();
     let ended = api.follow(&execution, |_| ()).await.unwrap();
     assert_eq!(ended.error.as_deref(), Some("States.ExceedToleratedFailureThreshold"), "{ended:?}");
@@ -247,6 +247,18 @@ async fn a_map_run_is_redriven_with_the_children_that_failed_and_the_items_that_
         .map(|e| e["redriveCount"].as_u64().unwrap())
         .collect();
     assert_eq!(redrives, [0, 1, 0]);
+
+    // The results with what there is to say about each execution, without a file.
+    document["States"]["M"]["ResultWriter"] =
+        serde_json::json!({ "WriterConfig": { "Transformation": "NONE" } });
+    let whole = api.deploy("whole", &document.to_string()).await.unwrap();
+    let execution = api.start(&whole, r#"[{"n": 0}, {"n": 1}]"#, None).await.unwrap();
+    let ended = api.follow(&execution, |_| ()).await.unwrap();
+    let results: serde_json::Value = serde_json::from_str(&ended.output.unwrap()).unwrap();
+    for (n, result) in results.as_array().unwrap().iter().enumerate() {
+        assert_eq!(result["Output"], format!(r#"{{"n":{n}}}"#), "{results}");
+        assert_eq!(result["Status"], "SUCCEEDED");
+    }
     installation.shutdown().await;
 }
 

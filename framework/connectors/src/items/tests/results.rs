@@ -16,7 +16,7 @@ use stagepost_protocol::{Payload, Timestamp};
 use super::{
     super::{
         Child, ChildPage, ChildStatus, Children, Files, LocalFiles, Upload, WriteError, WriteRequest,
-        write_results, writer::write_split,
+        collect_results, write_results, writer::write_split,
     },
     block_on,
 };
@@ -110,6 +110,7 @@ fn child(number: usize, status: ChildStatus) -> Child {
     let failed = status == ChildStatus::Failed;
     let machine = "arn:aws:states:us-east-1:123456789012:stateMachine:machine/Label".to_owned();
     Child {
+        place: number as u64,
         execution_arn: format!("arn:aws:states:us-east-1:123456789012:execution:machine/Label:c{number}"),
         state_machine_arn: machine,
         name: format!("c{number}"),
@@ -335,4 +336,26 @@ fn results_go_into_a_local_directory() {
     }
     assert!(!root.join("out").exists());
     std::fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
+fn results_without_a_file_come_in_the_order_of_their_items_and_must_fit_an_output() {
+    let mut children = mixed().0;
+    children.reverse();
+    let results = block_on(collect_results(&Run(children), MAP_RUN)).unwrap().to_value();
+    let names: Vec<&Value> = results.as_array().unwrap().iter().map(|result| &result["Name"]).collect();
+    let mut sorted: Vec<Child> = mixed().0;
+    sorted.sort_by_key(|child| child.place);
+    let ended: Vec<&Child> = sorted.iter().filter(|c| c.status != ChildStatus::Pending).collect();
+    let expected: Vec<Value> = ended.iter().map(|child| json!(child.name)).collect();
+    assert_eq!(names.into_iter().filter(|name| !name.is_null()).cloned().collect::<Vec<_>>(), expected);
+    let first = &results[0];
+    assert_eq!(
+        (&first["Status"], &first["InputDetails"]),
+        (&json!("SUCCEEDED"), &json!({ "Included": true }))
+    );
+
+    let many = (0..2_000).map(|number| child(number, ChildStatus::Succeeded)).collect();
+    let error = block_on(collect_results(&Run(many), MAP_RUN)).unwrap_err();
+    assert_eq!(error.name(), "States.DataLimitExceeded");
 }
