@@ -1,16 +1,18 @@
 //! The end-to-end and fault tests: one program, a module for each subject.
 //!
 //! Tests on RabbitMQ and PostgreSQL need `AMQP_URL` and `DATABASE_URL` (`tests/run` sets them) and say so when they
-//! do not run. Those in `faults::` kill what they run on, so one of them runs at a time (`.config/nextest.toml`), and
-//! those that kill servers start their own.
+//! do not run. Those in `faults::`, `chaos::`, `redelivery::` and `shutdown::` kill what they run on, so one of them
+//! runs at a time (`.config/nextest.toml`), and those that kill servers start their own.
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod bad_input;
+mod chaos;
 mod data_sets;
 mod dead_letters;
 mod examples;
 mod express;
 mod faults;
+mod redelivery;
 mod shutdown;
 mod signals;
 mod tidy;

@@ -28,6 +28,8 @@ pub const ORDER_FULFILMENT: Binary = Binary { name: "order-fulfilment" };
 pub const JOB_POLLER: Binary = Binary { name: "job-poller" };
 /// Activities that misbehave when asked to.
 pub const TEST_WORKER: Binary = Binary { name: "test-worker" };
+/// Activities that keep a ledger.
+pub const CHAOS_WORKER: Binary = Binary { name: "chaos-worker" };
 
 /// Binaries that were built, open: cargo may replace the files while a test runs, but a test that restarts a process
 /// must start the same program again.
@@ -50,9 +52,10 @@ impl Binary {
         if let Some(directory) = env::var_os("STAGEPOST_BINARIES") {
             return PathBuf::from(directory).join(self.name);
         }
-        let test = env::current_exe().expect("a process knows its program");
-        // target/PROFILE/deps/it-HASH
-        let directory = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");
+        let program = env::current_exe().expect("a process knows its program");
+        // target/PROFILE/deps/it-HASH, or target/PROFILE/chaos
+        let mut above = program.ancestors().skip(1).filter(|directory| !directory.ends_with("deps"));
+        let directory = above.next().expect("a program lies in target/PROFILE");
         self.build(directory);
         directory.join(self.name)
     }

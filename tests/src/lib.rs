@@ -11,14 +11,17 @@
 //! Nothing here waits for a fixed time: [`until`] waits for a condition, with a deadline.
 
 pub mod binaries;
+pub mod chaos;
 pub mod orders;
 mod process;
+mod proxy;
 mod queues;
 mod servers;
 mod site;
 mod wait;
 
 pub use process::Process;
+pub use proxy::{Proxy, Weather};
 pub use queues::{Letter, Queues};
 pub use servers::{Servers, Service};
 pub use site::Site;

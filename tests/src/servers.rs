@@ -73,6 +73,11 @@ impl Servers {
             println!("skipped: AMQP_URL is not set");
             return None;
         }
+        Some(Servers::start().await)
+    }
+
+    /// As [`Servers::own`], whatever the environment names.
+    pub async fn start() -> Servers {
         let mut command = Command::new(services());
         command
             .arg("start")
@@ -84,13 +89,13 @@ impl Servers {
             let from = exports.find(&format!("{name}=")).map(|at| at + name.len() + 1)?;
             Some(exports[from..].split_whitespace().next()?.to_owned())
         };
-        Some(Servers {
+        Servers {
             amqp_url: variable("AMQP_URL").expect("tests/services exports it"),
             database_url: variable("DATABASE_URL").expect("tests/services exports it"),
             prefix: "stagepost".to_owned(),
             schema: None,
             instance: variable("STAGEPOST_SERVICES"),
-        })
+        }
     }
 
     /// kill -9.
@@ -111,6 +116,16 @@ impl Servers {
     /// Stops it if it runs and starts it on the same port and data; returns when it is ready.
     pub async fn restart(&self, service: Service) {
         self.fault("restart", service).await;
+    }
+
+    /// RabbitMQ's disk counts as full: it blocks who publishes.
+    pub async fn fill_disk(&self) {
+        self.fault("block", Service::RabbitMq).await;
+    }
+
+    /// RabbitMQ's disk has room again.
+    pub async fn free_disk(&self) {
+        self.fault("unblock", Service::RabbitMq).await;
     }
 
     async fn fault(&self, action: &str, service: Service) {

@@ -36,11 +36,16 @@ pub struct Site {
 impl Site {
     /// On servers.
     pub fn on(servers: &Servers) -> Site {
+        Site::at(&servers.amqp_url, &servers.database_url, &servers.prefix)
+    }
+
+    /// On servers at these URLs.
+    pub fn at(amqp_url: &str, database_url: &str, prefix: &str) -> Site {
         Site::new(
             Some([
-                ("AMQP_URL", servers.amqp_url.clone()),
-                ("DATABASE_URL", servers.database_url.clone()),
-                ("STAGEPOST_QUEUE_PREFIX", servers.prefix.clone()),
+                ("AMQP_URL", amqp_url.to_owned()),
+                ("DATABASE_URL", database_url.to_owned()),
+                ("STAGEPOST_QUEUE_PREFIX", prefix.to_owned()),
             ]),
             None,
         )

@@ -34,9 +34,20 @@ impl Random {
         Random(seed)
     }
 
-    /// For what no failure depends on.
-    pub(crate) fn quiet() -> Random {
+    /// For what no failure depends on, or whose seed is told otherwise.
+    pub fn quiet() -> Random {
         Random(uuid::Uuid::new_v4().as_u64_pair().0)
+    }
+
+    /// From this seed.
+    pub fn from_seed(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// Another sequence, decided by this one.
+    #[must_use]
+    pub fn another(&mut self) -> Random {
+        Random(self.number(0..u64::MAX))
     }
 
     /// A number from `range` (splitmix64).
