@@ -72,6 +72,7 @@ cases! {
     properties_and_headers_come_as_they_were_sent
     two_consumers_share_a_queue
     a_queue_is_bound_to_an_exchange_that_exists
+    messages_to_an_exchange_go_to_the_queues_that_are_bound
     a_closed_broker_says_so
 }
 
@@ -493,6 +494,35 @@ async fn a_queue_is_bound_to_an_exchange_that_exists(f: Fixture) {
         unbound.expect("nothing to unbind is fine");
     }
     f.publish(&queue, ["direct"]).await;
+}
+
+async fn messages_to_an_exchange_go_to_the_queues_that_are_bound(f: Fixture) {
+    let (one, all) = (f.queue("one").await, f.queue("all").await);
+    let exchange = format!("{one}.exchange");
+    let publish = async |exchange: &str, routing_key: &str| {
+        let properties = Properties { message_id: Some("m".into()), ..Properties::default() };
+        let body = Bytes::from(routing_key.to_owned());
+        within("publish", f.broker.publish_to_exchange(exchange, routing_key, body, properties)).await
+    };
+    let denied = publish(&exchange, "orders.new").await;
+    assert!(matches!(denied, Err(Error::Denied { .. })), "{denied:?}");
+    within("declare", f.broker.declare_exchange(&exchange)).await.unwrap();
+    let unbound = publish(&exchange, "orders.new").await;
+    assert!(matches!(unbound, Err(Error::Unbound { .. })), "{unbound:?}");
+    f.broker.bind(&one, &exchange, "orders.*").await.unwrap();
+    f.broker.bind(&all, &exchange, "#").await.unwrap();
+    for routing_key in ["orders.new", "invoices.new", ""] {
+        publish(&exchange, routing_key).await.unwrap();
+    }
+    let mut consumer = f.consume(&one, 10).await;
+    let came = take(&mut *consumer, 1).await;
+    assert_eq!(texts(&came), ["orders.new"]);
+    assert_eq!(came[0].properties.message_id.as_deref(), Some("m"));
+    let mut consumer = f.consume(&all, 10).await;
+    assert_eq!(texts(&take(&mut *consumer, 3).await), ["orders.new", "invoices.new", ""]);
+    for (queue, pattern) in [(&one, "orders.*"), (&all, "#")] {
+        f.broker.unbind(queue, &exchange, pattern).await.unwrap();
+    }
 }
 
 async fn a_closed_broker_says_so(f: Fixture) {

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use stagepost_protocol::{HeaderValue, Message, Properties};
+use stagepost_protocol::{Message, Properties};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -409,14 +409,7 @@ fn store(state: &mut QueueState, message: Message) -> Stored {
 
 /// About how much memory a message takes.
 fn size(message: &Message) -> usize {
-    let headers = message.properties.headers.iter().map(|(name, value)| {
-        name.len()
-            + match value {
-                HeaderValue::Text(text) | HeaderValue::Other(text) => text.len(),
-                HeaderValue::Int(_) | HeaderValue::Bool(_) | HeaderValue::Float(_) => 8,
-            }
-    });
-    MESSAGE_OVERHEAD_BYTES + message.body.len() + headers.sum::<usize>()
+    MESSAGE_OVERHEAD_BYTES + message.body.len() + message.properties.header_bytes()
 }
 
 #[async_trait]
@@ -472,6 +465,28 @@ impl Broker for InProcessBroker {
             return messages.iter().map(|_| Err(Error::Closed)).collect();
         }
         self.enqueue(messages)
+    }
+
+    async fn publish_to_exchange(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: Bytes,
+        properties: Properties,
+    ) -> Published {
+        self.check_open()?;
+        let queues = self.route(exchange, routing_key).ok_or_else(|| Error::Denied {
+            what: format!("publish to exchange '{exchange}'"),
+            reason: "there is no such exchange".into(),
+        })?;
+        let copy =
+            |queue| Message { queue, body: body.clone(), properties: properties.clone(), persistent: true };
+        let published = self.publish(queues.into_iter().map(copy).collect()).await;
+        // A queue that was deleted since is bound no more.
+        match published.iter().any(Result::is_ok) {
+            true => Ok(()),
+            false => Err(Error::Unbound { exchange: exchange.into(), routing_key: routing_key.into() }),
+        }
     }
 
     async fn consume(&self, queue: &str, options: ConsumeOptions) -> Result<Box<dyn Consumer>, Error> {

@@ -37,6 +37,14 @@ pub enum Error {
         /// What the broker said.
         reason: String,
     },
+    /// The exchange is there, but passes the message on to no queue.
+    #[error("no queue is bound to exchange '{exchange}' for routing key '{routing_key}'")]
+    Unbound {
+        /// The exchange.
+        exchange: String,
+        /// The routing key.
+        routing_key: String,
+    },
     /// The broker refused an operation for good: wrong credentials, a queue of other properties.
     #[error("the broker refused to {what}: {reason}")]
     Denied {
@@ -180,6 +188,17 @@ pub trait Broker: Send + Sync + 'static {
     /// means that the broker has it (confirmed). Pipelined. A lost connection is waited out and what was not
     /// confirmed is published again, so that a message can be there twice.
     async fn publish(&self, messages: Vec<Message>) -> Vec<Published>;
+
+    /// Publishes a persistent message through an exchange that others may have made. `Ok`: every queue that it passes the
+    /// message on to has it (confirmed). [`Error::Unbound`]: there is none; [`Error::Denied`]: there is no such exchange. What
+    /// is published so never holds up [`Broker::publish`]. A lost connection is waited out, as there.
+    async fn publish_to_exchange(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: Bytes,
+        properties: Properties,
+    ) -> Published;
 
     /// Consumes a declared queue. The consumer is rebuilt after a reconnection.
     async fn consume(&self, queue: &str, options: ConsumeOptions) -> Result<Box<dyn Consumer>, Error>;

@@ -16,10 +16,12 @@ mod call;
 mod http;
 pub mod items;
 mod lambda;
+mod message;
 mod optimized;
 mod registry;
 mod s3;
 mod sdk;
+mod sns;
 mod sqs;
 #[cfg(test)]
 mod testing;

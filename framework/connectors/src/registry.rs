@@ -15,6 +15,7 @@ use crate::{
     lambda::Lambda,
     optimized::{self, Optimized},
     sdk::{self, Sdk},
+    sns::Sns,
     sqs::Sqs,
 };
 
@@ -35,7 +36,8 @@ impl fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// The connectors of this crate. What is sent to RabbitMQ queues goes to `broker`.
+    /// The connectors of this crate. What is sent to RabbitMQ's queues and exchanges goes to
+    /// `broker`.
     pub fn standard(broker: Arc<dyn Broker>, aws: &Aws) -> Registry {
         let lambda: Arc<dyn Connector> = Arc::new(Lambda::new(aws.clone()));
         let optimized =
@@ -43,8 +45,8 @@ impl Registry {
         let mut registry = Registry::default()
             .with("lambda", ServiceCall::FUNCTION, Arc::clone(&lambda))
             .with("lambda", "invoke", lambda)
-            .with("sqs", "sendMessage", Arc::new(Sqs::new(broker, aws.clone())))
-            .with("sns", "publish", optimized(Optimized::Sns))
+            .with("sqs", "sendMessage", Arc::new(Sqs::new(Arc::clone(&broker), aws.clone())))
+            .with("sns", "publish", Arc::new(Sns::new(broker, optimized(Optimized::Sns))))
             .with("events", "putEvents", optimized(Optimized::Events))
             .with("http", "invoke", Arc::new(Http::new()));
         let dynamodb = optimized(Optimized::DynamoDb);

@@ -1,19 +1,18 @@
 //! `sqs:sendMessage`: a message to a RabbitMQ queue, by a `QueueUrl` of `amqp:///QUEUE` or the bare name of a queue, or to
 //! a queue of SQS or what stands for it, by a `QueueUrl` of `https://` or `http://`.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use md5::{Digest, Md5};
 use serde_json::{Value, json};
 use stagepost::{Broker, Failure};
 use stagepost_broker::{Published, QueueSpec};
-use stagepost_protocol::{HeaderValue, Message, Payload, Properties, error_names};
+use stagepost_protocol::{Message, Payload, error_names};
 
 use crate::{
     aws::{self, Answered, Aws, Problem, Service, sdk_metadata},
     call::{Answer, Call, Connector},
+    message,
     optimized::as_text,
 };
 
@@ -130,45 +129,17 @@ fn queue(url: Option<&Value>) -> Result<String, Failure> {
     Ok(name.to_owned())
 }
 
-/// The message that the parameters ask for. Its id is a function of the attempt, so that a message which is sent again
-/// after a crash can be told from another one.
+/// The message that the parameters ask for.
 fn message(queue: String, attempt_id: &str, parameters: &Value) -> Result<Message, Failure> {
-    let body = match parameters.get("MessageBody") {
-        None | Some(Value::Null) => return Err(missing("MessageBody")),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    };
-    let mut headers = BTreeMap::new();
-    match parameters.get("MessageAttributes") {
-        None | Some(Value::Null) => {}
-        Some(Value::Object(attributes)) => {
-            for (name, attribute) in attributes {
-                let Some(value) = attribute.get("StringValue").and_then(Value::as_str) else {
-                    return Err(unsupported(&format!("the message attribute '{name}' has no StringValue")));
-                };
-                headers.insert(name.clone(), HeaderValue::from(value));
-            }
-        }
-        Some(_) => return Err(unsupported("MessageAttributes must be an object")),
-    }
-    let hex = hex(&Md5::digest(attempt_id.as_bytes()));
-    let id = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-    let properties = Properties { message_id: Some(id), headers, ..Properties::default() };
-    Ok(Message { queue, body: Bytes::from(body), properties, persistent: true })
+    let body = message::body(parameters, "MessageBody").ok_or_else(|| missing("MessageBody"))?;
+    let properties = message::properties(parameters, attempt_id).map_err(|problem| unsupported(&problem))?;
+    Ok(Message { queue, body, properties, persistent: true })
 }
 
 /// What SQS answers to a request.
 fn answer(message: &Message) -> Payload {
-    let digest = hex(&Md5::digest(&message.body));
+    let digest = message::md5(&message.body);
     Payload::from_value(&json!({ "MD5OfMessageBody": digest, "MessageId": message.properties.message_id }))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
@@ -193,6 +164,32 @@ mod tests {
         let answer = answer(&message).to_value();
         assert_eq!(answer["MD5OfMessageBody"], "5d41402abc4b2a76b9719d911017c592");
         assert_eq!(answer["MessageId"].as_str().map(str::len), Some(36));
+    }
+
+    #[tokio::test]
+    async fn a_step_is_not_over_before_its_message_is_confirmed() {
+        use std::time::Duration;
+
+        use stagepost_broker::{
+            ConsumeOptions,
+            in_process::{InProcessBroker, Limits},
+        };
+
+        use crate::{aws::Settings, testing::call};
+
+        // Full with one message, and nothing is taken while it is: as a broker that does not confirm.
+        let broker = InProcessBroker::with_limits(Limits { bytes: 1, wait_max: Duration::from_secs(3600) });
+        broker.declare(&[QueueSpec::ours("full")]).await.unwrap();
+        let parameters = json!({ "QueueUrl": "full", "MessageBody": "first" });
+        let sqs = Sqs::new(broker.clone(), Aws::new(Settings::default()));
+        assert!(sqs.call(call("sqs:sendMessage", &parameters)).await.is_ok());
+        let mut calling = Box::pin(sqs.call(call("sqs:sendMessage", &parameters)));
+        let waits = tokio::time::timeout(Duration::from_millis(50), &mut calling).await;
+        assert!(waits.is_err(), "the call has ended, although nobody has the message");
+        let mut consumer = broker.consume("full", ConsumeOptions { prefetch: 1 }).await.unwrap();
+        let first = consumer.next(1).await.unwrap().remove(0);
+        consumer.acker().ack(first.tag).await;
+        assert!(matches!(calling.await, Ok(Answer::Done(_))));
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@
 
 mod connection;
 mod consume;
+mod exchange;
 mod message;
 mod publish;
 mod reconnect;
@@ -30,11 +31,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stagepost_protocol::Message;
+use bytes::Bytes;
+use stagepost_protocol::{Message, Properties};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::connection::{HealthBoard, Session, Supervised, Target};
 use self::consume::{RabbitMqConsumer, Source};
+use self::exchange::Exchanges;
 use self::publish::Call;
 use self::topology::{Binding, Topology};
 use crate::{Broker, ConsumeOptions, Consumer, Error, Health, Published, QueueSpec};
@@ -128,6 +131,7 @@ struct Inner {
     publishing: Supervised,
     consuming: Supervised,
     topology: Arc<Topology>,
+    exchanges: Exchanges,
     health: Arc<HealthBoard>,
     stop: watch::Sender<bool>,
 }
@@ -160,7 +164,8 @@ impl RabbitMqBroker {
         };
         let consuming = supervise(0, "consuming").await?;
         let publishing = supervise(1, "publishing").await?;
-        let inner = Arc::new(Inner { publishing, consuming, topology, health, stop });
+        let exchanges = Exchanges::default();
+        let inner = Arc::new(Inner { publishing, consuming, topology, exchanges, health, stop });
         let (calls, waiting) = publish::calls();
         for _ in 0..options.publish_channels.max(1) {
             tokio::spawn(publish::run_lane(Arc::clone(&inner), Arc::clone(&waiting)));
@@ -217,6 +222,17 @@ impl Broker for RabbitMqBroker {
         };
         let results = if sent { published.await.ok() } else { None };
         results.unwrap_or_else(|| (0..count).map(|_| Err(Error::Closed)).collect())
+    }
+
+    async fn publish_to_exchange(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: Bytes,
+        properties: Properties,
+    ) -> Published {
+        self.check_open()?;
+        self.inner.exchanges.publish(&self.inner, exchange, routing_key, body, properties).await
     }
 
     async fn consume(&self, queue: &str, options: ConsumeOptions) -> Result<Box<dyn Consumer>, Error> {

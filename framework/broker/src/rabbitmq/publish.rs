@@ -65,9 +65,9 @@ pub(super) fn calls() -> (mpsc::Sender<Call>, Arc<Mutex<mpsc::Receiver<Call>>>) 
 }
 
 /// A channel in confirm mode, of a certain session.
-struct LaneChannel {
+pub(super) struct LaneChannel {
     session: Arc<Session>,
-    channel: Channel,
+    pub(super) channel: Channel,
 }
 
 /// Runs a lane until the broker is closed.
@@ -398,7 +398,7 @@ async fn confirm(
 }
 
 /// The broker closed the channel or the connection over something that was sent.
-fn is_refusal(error: &lapin::Error) -> bool {
+pub(super) fn is_refusal(error: &lapin::Error) -> bool {
     use lapin::protocol::{AMQPErrorKind, AMQPHardError};
     match error.kind() {
         lapin::ErrorKind::ProtocolError(error) => {
@@ -409,7 +409,7 @@ fn is_refusal(error: &lapin::Error) -> bool {
 }
 
 /// A channel in confirm mode on the connection that stands now.
-async fn open(inner: &Inner, channel: Option<LaneChannel>) -> Result<LaneChannel, Error> {
+pub(super) async fn open(inner: &Inner, channel: Option<LaneChannel>) -> Result<LaneChannel, Error> {
     let session = inner.publishing.session().await?;
     if let Some(lane) = channel
         && lane.session.number == session.number

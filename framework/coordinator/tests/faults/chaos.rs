@@ -10,12 +10,13 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use stagepost_broker::{
     Acker, Broker, ConsumeOptions, Consumer, Delivery, DeliveryTag, Error as BrokerError, Health, Published,
     QueueSpec,
 };
 use stagepost_protocol::{
-    ExecutionId, MapRun, MapRunArn, Message, Namespace, ShardId, StateMachineArn, Timestamp,
+    ExecutionId, MapRun, MapRunArn, Message, Namespace, Properties, ShardId, StateMachineArn, Timestamp,
 };
 use stagepost_store::{
     ActivityRow, Batch, DefinitionRow, Error, ExecutionSummary, HistoryRow, Lease, ListExecutions,
@@ -288,6 +289,15 @@ impl Broker for FaultyBroker {
             false => published.next().expect("one result to a message"),
         };
         messages.into_iter().zip(refused).map(result).collect()
+    }
+    async fn publish_to_exchange(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: Bytes,
+        properties: Properties,
+    ) -> Published {
+        self.inner.publish_to_exchange(exchange, routing_key, body, properties).await
     }
     async fn consume(&self, queue: &str, options: ConsumeOptions) -> Result<Box<dyn Consumer>, BrokerError> {
         if self.dice.happens(100) {
