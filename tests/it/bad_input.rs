@@ -127,7 +127,7 @@ async fn messages_of_strangers_become_dead_letters_with_the_reason() {
     buried(&site.api, &queues, &q("shard.00"), "hello", None, "type").await;
     buried(&site.api, &queues, &q("shard.01"), "hello", shard_kind, "not a shard message").await;
     buried(&site.api, &queues, &q("shard.02"), r#"{"Surprise": 1}"#, shard_kind, "not a shard message").await;
-    buried(&site.api, &queues, &q("callbacks"), "hello", None, "not a token message").await;
+    buried(&site.api, &queues, &q("callbacks"), "hello", None, "not JSON").await;
     buried(&site.api, &queues, &q("callbacks"), r#"{"taskToken": "forged", "output": 1}"#, None, "token")
         .await;
     let both = r#"{"taskToken": "x", "output": 1, "error": "E"}"#;
@@ -138,8 +138,8 @@ async fn messages_of_strangers_become_dead_letters_with_the_reason() {
     assert_eq!(output(&run(&site.api, "echo", &ours, &json!(2)).await)["input"], 2);
 }
 
-/// A result that comes after another, or after its attempt's end, changes nothing: the API says so, a message is
-/// counted.
+/// A result that comes after another, or after its attempt's end, changes nothing: the API says so, a message is a dead
+/// letter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_results_change_nothing() {
     let Some(servers) = Servers::shared().await else { return };
@@ -167,11 +167,22 @@ async fn late_results_change_nothing() {
     refused(site.api.send_success(&token, r#""second""#).await, "TaskTimedOut");
     refused(site.api.send_failure(&token, Some("E"), None).await, "TaskTimedOut");
     refused(site.api.call("SendTaskHeartbeat", &json!({"taskToken": token})).await, "TaskTimedOut");
-    let late = json!({"taskToken": token, "output": "third"}).to_string();
+    // By message: what was said before is no news, what was not is a dead letter, and a heartbeat has nothing to lose.
     let callbacks = servers.queue("callbacks");
-    queues.publish(&callbacks, late.as_bytes(), BasicProperties::default()).await;
-    // Its queue is served in order: when this one is among the dead letters, the one before was taken too.
-    buried(&site.api, &queues, &callbacks, "the end", None, "not a token message").await;
+    for late in [json!({"output": "first"}), json!({"heartbeat": true}), json!({"error": "third"})] {
+        let mut late = late;
+        late["taskToken"] = token.as_str().into();
+        let properties = BasicProperties::default().with_message_id("late".into());
+        queues.publish(&callbacks, late.to_string().as_bytes(), properties).await;
+    }
+    let expired = letter(&site.api, Some(&callbacks)).await;
+    assert_eq!((&expired["reason"], &expired["messageId"]), (&json!("expired"), &json!("late")));
+    let body: Value = serde_json::from_str(expired["body"].as_str().unwrap()).unwrap();
+    assert_eq!(body, json!({"taskToken": token, "error": "third"}));
+    // Its queue is served in order: when this one is among the dead letters, those before were taken too.
+    buried(&site.api, &queues, &callbacks, "the end", None, "not JSON").await;
+    let left = site.api.own_pages("ListDeadLetters", json!({}), "deadLetters", 10).await.unwrap();
+    assert_eq!(left, Vec::<Value>::new());
     assert_eq!(site.api.history(&execution).await.unwrap(), before);
 
     site.api.stop(&execution, None, None).await.unwrap();

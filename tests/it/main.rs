@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod chaos;
+mod callbacks;
 mod data_sets;
 mod dead_letters;
 mod examples;

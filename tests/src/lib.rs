@@ -12,6 +12,7 @@
 
 pub mod binaries;
 pub mod chaos;
+mod desk;
 pub mod orders;
 mod process;
 mod proxy;
@@ -20,6 +21,7 @@ mod servers;
 mod site;
 mod wait;
 
+pub use desk::Desk;
 pub use process::Process;
 pub use proxy::{Proxy, Weather};
 pub use queues::{Letter, Queues};

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties,
+    BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind,
     options::{
-        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
-        QueuePurgeOptions,
+        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+        ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -60,6 +60,25 @@ impl Queues {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let declared = self.channel.queue_declare(queue.into(), options, FieldTable::default()).await;
         declared.expect("the queue can be declared");
+    }
+
+    /// Declares a durable topic exchange and binds a queue to it.
+    pub async fn bind(&self, queue: &str, exchange: &str, pattern: &str) {
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let (kind, none) = (ExchangeKind::Topic, FieldTable::default());
+        let declared = self.channel.exchange_declare(exchange.into(), kind, options, none.clone()).await;
+        declared.expect("the exchange can be declared");
+        let options = QueueBindOptions::default();
+        let bound =
+            self.channel.queue_bind(queue.into(), exchange.into(), pattern.into(), options, none).await;
+        bound.expect("the queue can be bound");
+    }
+
+    /// Deletes an exchange.
+    pub async fn delete_exchange(&self, exchange: &str) {
+        let options = ExchangeDeleteOptions::default();
+        let deleted = self.channel.exchange_delete(exchange.into(), options).await;
+        deleted.expect("the exchange can be deleted");
     }
 
     /// Publishes to a queue; returns when it is confirmed.

@@ -29,6 +29,8 @@ pub struct Site {
     servers: Option<[(&'static str, String); 3]>,
     /// Where the embedded default keeps its data.
     data: Option<PathBuf>,
+    /// Further variables of its processes.
+    variables: Vec<(&'static str, String)>,
     /// Asks it.
     pub api: ApiClient,
 }
@@ -60,13 +62,22 @@ impl Site {
     fn new(servers: Option<[(&'static str, String); 3]>, data: Option<PathBuf>) -> Site {
         let port = free_port();
         let api = ApiClient::new(&format!("http://127.0.0.1:{port}")).expect("that is a URL");
-        Site { port, servers, data, api }
+        Site { port, servers, data, variables: Vec::new(), api }
+    }
+
+    /// Sets a variable for all processes that are started from now on.
+    #[must_use]
+    pub fn with_variable(mut self, name: &'static str, value: &str) -> Site {
+        self.variables.push((name, value.to_owned()));
+        self
     }
 
     /// Another process of the same installation: another address, the same servers.
     #[must_use]
     pub fn another(&self) -> Site {
-        Site::new(self.servers.clone(), self.data.clone())
+        let mut another = Site::new(self.servers.clone(), self.data.clone());
+        another.variables.clone_from(&self.variables);
+        another
     }
 
     /// A command in the environment of this installation's processes, and in no other.
@@ -83,6 +94,7 @@ impl Site {
             }
         }
         command.env("STAGEPOST_ENDPOINT", self.api.endpoint());
+        command.envs(self.variables.iter().map(|(name, value)| (*name, value.as_str())));
         command.envs(self.servers.iter().flatten().map(|(name, value)| (*name, value.as_str())));
         command
     }

@@ -1,11 +1,11 @@
-//! Token messages: how a person's approval, a foreign worker or an SQS-like consumer answers. Each becomes a
-//! report on its execution's shard queue; the message is acknowledged when that is confirmed.
+//! Token messages: how a person's approval, a foreign worker or an SQS-like consumer answers. Each goes on to its
+//! execution's shard queue; the message is acknowledged when that is confirmed.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use stagepost_broker::{ConsumeOptions, Delivery, QueueSpec};
 use stagepost_protocol::{
-    DeadReason, Message, Report, ReportOutcome, ShardMessage, TokenKey, TokenMessage, limits,
+    DeadReason, Message, Report, ReportOutcome, ShardMessage, TokenAnswer, TokenKey, TokenMessage, limits,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,7 @@ const PREFETCH: u16 = 256;
 /// A process that runs Express executions is gone when its queue is missing so many times, some two seconds: longer than
 /// it takes to connect again.
 const RUNNER_ATTEMPTS: u32 = 6;
-/// Reports that go on in one message have about so many bytes at most: a quarter of what a shard accepts, since a
+/// Answers that go on in one message have about so many bytes at most: a quarter of what a shard accepts, since a
 /// text can take more room in JSON that is written anew.
 const FORWARD_BYTES_MAX: usize = limits::SHARD_MESSAGE_BYTES_MAX / 4;
 
@@ -130,20 +130,28 @@ pub(crate) async fn publish(shared: &Shared, mut messages: Vec<Message>) {
         }
         let results = shared.broker.publish(messages.clone()).await;
         let refused = |(message, result): (Message, stagepost_broker::Published)| match result {
-            Ok(()) | Err(stagepost_broker::Error::Closed) => None,
+            Ok(()) | Err(stagepost_broker::Error::Closed) => Vec::new(),
             Err(stagepost_broker::Error::Unroutable { queue })
                 if attempt >= RUNNER_ATTEMPTS && shared.topology.is_runner(&queue) =>
             {
                 let reason = "the process that ran its Express execution is gone";
                 tracing::warn!(reason, queue, "a message could not be used; it is among the dead letters");
-                Some(dispatch::dead_message(&shared.topology, message, DeadReason::Gone, reason))
+                let bury =
+                    |message| dispatch::dead_message(&shared.topology, message, DeadReason::Gone, reason);
+                match ShardMessage::decode(&message.body, &message.properties) {
+                    // Each as it came.
+                    Ok(ShardMessage::Answers(answers)) => {
+                        answers.into_iter().filter_map(TokenAnswer::message).map(bury).collect()
+                    }
+                    _ => vec![bury(message)],
+                }
             }
             Err(error) => {
                 tracing::error!(%error, queue = message.queue, "a message was refused; trying again");
-                Some(message)
+                vec![message]
             }
         };
-        messages = messages.into_iter().zip(results).filter_map(refused).collect();
+        messages = messages.into_iter().zip(results).flat_map(refused).collect();
         if !messages.is_empty() {
             backoff.wait().await;
         }
@@ -151,23 +159,25 @@ pub(crate) async fn publish(shared: &Shared, mut messages: Vec<Message>) {
 }
 
 fn forward(options: &Options, token_key: &TokenKey, queue: &str, deliveries: &[Delivery]) -> Vec<Message> {
-    let mut reports: BTreeMap<String, (Vec<Report>, usize)> = BTreeMap::new();
+    let mut answers: BTreeMap<String, (Vec<TokenAnswer>, usize)> = BTreeMap::new();
     let mut messages = Vec::new();
-    let encode = |queue, reports| ShardMessage::Reports(reports).encode(queue, None);
+    let encode = |queue, answers| ShardMessage::Answers(answers).encode(queue, None);
     for delivery in deliveries {
         match report(token_key, &delivery.body) {
             Ok((execution, report)) => {
-                let queue = match report.token.claimed_runner() {
+                let to = match report.token.claimed_runner() {
                     Some(runner) => options.topology.runner(runner),
                     None => options.topology.shard(options.shards.of(execution)),
                 };
-                let (gathered, bytes) = reports.entry(queue.clone()).or_default();
-                if *bytes + delivery.body.len() > FORWARD_BYTES_MAX && !gathered.is_empty() {
-                    messages.push(encode(queue, std::mem::take(gathered)));
+                let (gathered, bytes) = answers.entry(to.clone()).or_default();
+                let more = delivery.body.len() + delivery.properties.header_bytes();
+                if *bytes + more > FORWARD_BYTES_MAX && !gathered.is_empty() {
+                    messages.push(encode(to, std::mem::take(gathered)));
                     *bytes = 0;
                 }
-                *bytes += delivery.body.len();
-                gathered.push(report);
+                *bytes += more;
+                let (source, properties) = (queue.to_owned(), delivery.properties.clone());
+                gathered.push(TokenAnswer { report, source, properties });
             }
             Err(reason) => {
                 tracing::warn!(%reason, queue, "a message could not be used; it is among the dead letters");
@@ -176,7 +186,7 @@ fn forward(options: &Options, token_key: &TokenKey, queue: &str, deliveries: &[D
             }
         }
     }
-    messages.extend(reports.into_iter().map(|(queue, (reports, _))| encode(queue, reports)));
+    messages.extend(answers.into_iter().map(|(queue, (answers, _))| encode(queue, answers)));
     messages
 }
 

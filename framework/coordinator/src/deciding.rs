@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod abandon;
+mod answers;
 pub(crate) mod family;
 mod map_runs;
 mod round;
@@ -412,6 +413,9 @@ impl Deciding {
                 ShardMessage::Reports(reports) if item.redelivered => {
                     again.extend(reports.iter().filter_map(|r| r.token.claimed_execution()));
                 }
+                ShardMessage::Answers(answers) if item.redelivered => {
+                    again.extend(answers.iter().filter_map(|a| a.report.token.claimed_execution()));
+                }
                 ShardMessage::Stop(stop) if item.redelivered => {
                     again.insert(stop.execution.id());
                 }
@@ -420,6 +424,9 @@ impl Deciding {
             match &item.message {
                 ShardMessage::Reports(reports) => {
                     reports.iter().filter_map(|r| r.token.claimed_execution()).for_each(&mut want);
+                }
+                ShardMessage::Answers(answers) => {
+                    answers.iter().filter_map(|a| a.report.token.claimed_execution()).for_each(&mut want);
                 }
                 // A made-up name is free, unless this is not the first time that the start is seen.
                 ShardMessage::Start(start) if start.fresh && !item.redelivered => {}
@@ -574,6 +581,9 @@ impl Deciding {
             match &item.message {
                 ShardMessage::Reports(reports) => {
                     ids.extend(reports.iter().filter_map(|r| r.token.claimed_execution()));
+                }
+                ShardMessage::Answers(answers) => {
+                    ids.extend(answers.iter().filter_map(|a| a.report.token.claimed_execution()));
                 }
                 ShardMessage::Start(start) => {
                     let definition = self.definitions.cached(&start.definition_id);

@@ -28,7 +28,7 @@ use stagepost_asl::StateMachine;
 use stagepost_broker::QueueSpec;
 use stagepost_engine::{End, Input};
 use stagepost_protocol::{
-    ActivityArn, ExecutionId, ExpressStart, Payload, RunnerId, Shards, Timestamp, TokenKey,
+    ActivityArn, ExecutionId, ExpressStart, Message, Payload, RunnerId, Shards, Timestamp, TokenKey,
     express::{LogLevel, Logging},
     topology::Topology,
 };
@@ -109,6 +109,8 @@ pub struct Ended {
 struct Asked {
     input: Input,
     reply: Option<(String, String)>,
+    /// What it is among the dead letters, if it comes too late.
+    letter: Option<Message>,
 }
 
 /// Runs Express executions in this process.

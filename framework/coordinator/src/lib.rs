@@ -23,6 +23,7 @@ mod deciding;
 mod definitions;
 mod dispatch;
 pub mod express;
+mod late;
 mod lease;
 pub mod metrics;
 mod options;

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
     dispatch::dead_message,
+    late::Late,
     metrics::{Metrics, add},
     options::{Observer, Options},
     run::Parts,
@@ -43,6 +44,8 @@ pub(crate) struct Decided {
     pub(crate) declare: Vec<QueueSpec>,
     /// Must be confirmed before the inputs are acknowledged.
     pub(crate) messages: Vec<Message>,
+    /// Answers that came too late: dead letters, unless they repeat what ended their attempts.
+    pub(crate) late: Vec<Late>,
     /// Answers to requests; who does not wait for one any more does not get it.
     pub(crate) replies: Vec<Message>,
     /// The deliveries that led to this batch, in order.
@@ -62,6 +65,7 @@ impl Decided {
             batch: Batch::default(),
             declare: Vec::new(),
             messages: Vec::new(),
+            late: Vec::new(),
             replies: Vec::new(),
             deliveries: Vec::new(),
             ended: Vec::new(),
@@ -287,7 +291,14 @@ pub(crate) async fn publish(shared: Arc<Shared>, mut committed: mpsc::Receiver<D
 
 async fn publish_one(shared: Arc<Shared>, mut decided: Decided) -> Decided {
     let declare = std::mem::take(&mut decided.declare);
-    let (messages, replies) = (std::mem::take(&mut decided.messages), std::mem::take(&mut decided.replies));
+    let replies = std::mem::take(&mut decided.replies);
+    let mut messages = std::mem::take(&mut decided.messages);
+    for late in std::mem::take(&mut decided.late) {
+        if !late.is_repetition(&shared).await {
+            tracing::warn!(execution = %late.execution, "an answer came too late; it is among the dead letters");
+            messages.push(late.letter);
+        }
+    }
     deliver(&shared, &declare, messages, replies).await;
     decided
 }

@@ -25,7 +25,9 @@ pub use id::{ActivityArn, ArnError, ExecutionArn, ExecutionId, MapRunArn, Namesp
 pub use map_run::{MapItem, MapRun, MapRunCounts, MapRunStatus};
 pub use message::{HeaderValue, Message, Properties, TaskMessage, TokenMessage};
 pub use payload::Payload;
-pub use shard::{MapChild, Parent, ParentKind, Report, ReportOutcome, ShardId, ShardMessage, Shards, Slot};
+pub use shard::{
+    MapChild, Parent, ParentKind, Report, ReportOutcome, ShardId, ShardMessage, Shards, Slot, TokenAnswer,
+};
 pub use signal::{Signal, SignalMessage};
 pub use time::Timestamp;
 pub use token::{RunnerId, TaskToken, TokenKey};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Payload, ServiceCall, TaskToken, Timestamp};
+use crate::{Payload, ReportOutcome, ServiceCall, TaskToken, Timestamp};
 
 /// Header: the attempt's task token.
 pub const HEADER_TASK_TOKEN: &str = "stagepost-task-token";
@@ -129,6 +129,20 @@ pub struct Properties {
     pub timestamp: Option<u64>,
     /// Further headers.
     pub headers: BTreeMap<String, HeaderValue>,
+}
+
+impl Properties {
+    /// About how many bytes the headers have.
+    pub fn header_bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| {
+            name.len()
+                + match value {
+                    HeaderValue::Text(text) | HeaderValue::Other(text) => text.len(),
+                    HeaderValue::Int(_) | HeaderValue::Bool(_) | HeaderValue::Float(_) => 8,
+                }
+        });
+        headers.sum()
+    }
 }
 
 /// A message to publish.
@@ -298,6 +312,18 @@ pub struct TokenMessage {
     /// The task is still being worked on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub heartbeat: bool,
+}
+
+impl TokenMessage {
+    /// What says this of a task; `None` for what no token message says, and for heartbeats.
+    pub fn of(task_token: TaskToken, outcome: ReportOutcome) -> Option<TokenMessage> {
+        let (output, error, cause) = match outcome {
+            ReportOutcome::Succeeded(output) => (Some(output), None, None),
+            ReportOutcome::Failed { error, cause } => (None, error, cause),
+            _ => return None,
+        };
+        Some(TokenMessage { task_token, output, error, cause, heartbeat: false })
+    }
 }
 
 /// `"output": null` is an output, a missing one is none: serde alone would read both as `None`.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ExecutionArn, ExecutionId, MapItem, MapRunArn, Message, Payload, Properties, Signal, StateMachineArn,
-    TaskToken, Timestamp,
+    TaskToken, Timestamp, TokenMessage,
 };
 
 /// The number of a shard, from 0.
@@ -68,6 +68,8 @@ impl Shards {
 pub enum ShardMessage {
     /// What became of attempts; a worker sends those that are ready together.
     Reports(Vec<Report>),
+    /// Token messages; one that comes too late becomes a dead letter.
+    Answers(Vec<TokenAnswer>),
     /// Start an execution. Answered after the commit when the message has `reply_to`.
     Start(Box<Start>),
     /// Stop an execution. Answered like a start.
@@ -135,6 +137,33 @@ impl From<StoredMapChild> for MapChild {
                 MapChild { index, redrives, not_redrivable }
             }
         }
+    }
+}
+
+/// A token message, with what makes it a dead letter if it comes too late.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenAnswer {
+    /// What it says.
+    pub report: Report,
+    /// The queue that it came from.
+    pub source: String,
+    /// Its properties, as they came.
+    #[serde(default)]
+    pub properties: Properties,
+}
+
+impl TokenAnswer {
+    /// The message as it came, but for the spelling of its JSON. `None`: it is a heartbeat, which says nothing that could
+    /// be lost.
+    pub fn message(self) -> Option<Message> {
+        let body = TokenMessage::of(self.report.token, self.report.outcome)?;
+        let body = serde_json::to_vec(&body).expect("a token message has no maps and so always serialises");
+        Some(Message {
+            queue: self.source,
+            body: Bytes::from(body),
+            properties: self.properties,
+            persistent: true,
+        })
     }
 }
 

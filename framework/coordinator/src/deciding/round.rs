@@ -85,7 +85,7 @@ impl<'a> Round<'a> {
         self.volatile = reply.is_some();
         let shards = self.deciding.options.shards;
         let id = match &message {
-            ShardMessage::Reports(_) => None,
+            ShardMessage::Reports(_) | ShardMessage::Answers(_) => None,
             ShardMessage::Start(start) => Some(start.execution.id()),
             ShardMessage::Stop(stop) => Some(stop.execution.id()),
             ShardMessage::Redrive(redrive) => Some(redrive.execution.id()),
@@ -103,6 +103,10 @@ impl<'a> Round<'a> {
                     last = self.report(shard, report, &reply, redelivered);
                 }
                 last
+            }
+            ShardMessage::Answers(answers) => {
+                answers.into_iter().for_each(|answer| self.answer(shard, answer, redelivered));
+                None
             }
             ShardMessage::Start(start) => {
                 let refused = reply.is_none().then(|| start.clone());
@@ -135,7 +139,7 @@ impl<'a> Round<'a> {
 
     /// A message that came to another shard's queue than its own goes there: a sender may not have learned yet
     /// that the number of shards was changed. That queue's owner answers.
-    fn send_on(&mut self, home: ShardId, message: &ShardMessage, reply: Option<(String, String)>) {
+    pub(super) fn send_on(&mut self, home: ShardId, message: &ShardMessage, reply: Option<(String, String)>) {
         let queue = self.deciding.options.topology.shard(home);
         tracing::warn!(queue, "a message came to the wrong shard; are all processes set to the same number?");
         let message = message.encode(queue, reply);
@@ -162,7 +166,7 @@ impl<'a> Round<'a> {
         Some(self.report_here(shard, id, event_id, report, redelivered))
     }
 
-    fn report_here(
+    pub(super) fn report_here(
         &mut self,
         shard: ShardId,
         id: ExecutionId,

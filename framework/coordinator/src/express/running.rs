@@ -170,6 +170,9 @@ impl Running {
                 | Ignored::TooManySignals,
             ) => Reply::Accepted,
         };
+        if matches!(reply, Reply::TaskTimedOut | Reply::TaskDoesNotExist) {
+            self.outbox.messages.extend(asked.letter);
+        }
         if let Some((reply_to, correlation_id)) = asked.reply {
             self.outbox.replies.push(reply.encode(&reply_to, &correlation_id));
         }

@@ -313,6 +313,7 @@ async fn a_token_message_reaches_its_execution_or_the_dead_letters() {
     rig.broker.publish(vec![answer(&task)]).await.remove(0).unwrap();
     assert_eq!(running.await.unwrap().unwrap().end, End::Succeeded(Payload::parse("5").unwrap()));
 
+    let first = task.clone();
     let gone = TaskMessage {
         token: rig.key.of_runner(RunnerId::from_bytes([1; 8])).sign(ExecutionId::from_bytes([2; 16]), 3),
         ..task
@@ -323,6 +324,13 @@ async fn a_token_message_reaches_its_execution_or_the_dead_letters() {
     let letter = letters.next(1).await.unwrap().remove(0);
     let reason = letter.properties.headers["stagepost-reason"].as_text().unwrap();
     assert!(reason.contains("is gone"), "{reason}");
+    let body: Value = serde_json::from_slice(&letter.body).unwrap();
+    assert_eq!(body, json!({ "taskToken": gone.token.as_str(), "output": 5 }));
+    letters.acker().ack(letter.tag).await;
+    // The first one's answer once more: this process has run its execution, and it has ended.
+    rig.broker.publish(vec![answer(&first)]).await.remove(0).unwrap();
+    let letter = letters.next(1).await.unwrap().remove(0);
+    assert_eq!(letter.properties.headers["stagepost-reason-kind"].as_text(), Some("expired"));
     coordinator.shutdown().await;
 }
 

@@ -2,6 +2,7 @@
 
 mod codec;
 mod describe;
+mod repetition;
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use stagepost_protocol::{Payload, Timestamp, limits};
 
 pub use codec::{decode, encode};
 pub use describe::{describe, type_name};
+pub use repetition::Repetition;
 
 /// A scope of an execution: the top level is 0, every Parallel branch and Map iteration has its own, numbered in
 /// the order in which they begin.
