@@ -506,13 +506,13 @@ async fn messages_to_an_exchange_go_to_the_queues_that_are_bound(f: Fixture) {
     };
     let denied = publish(&exchange, "orders.new").await;
     assert!(matches!(denied, Err(Error::Denied { .. })), "{denied:?}");
-    within("declare", f.broker.declare_exchange(&exchange)).await.unwrap();
+    within("declare", f.broker.declare_exchange(&exchange)).await.expect("it is declared");
     let unbound = publish(&exchange, "orders.new").await;
     assert!(matches!(unbound, Err(Error::Unbound { .. })), "{unbound:?}");
-    f.broker.bind(&one, &exchange, "orders.*").await.unwrap();
-    f.broker.bind(&all, &exchange, "#").await.unwrap();
+    f.broker.bind(&one, &exchange, "orders.*").await.expect("it is bound");
+    f.broker.bind(&all, &exchange, "#").await.expect("it is bound");
     for routing_key in ["orders.new", "invoices.new", ""] {
-        publish(&exchange, routing_key).await.unwrap();
+        publish(&exchange, routing_key).await.expect("a queue is bound");
     }
     let mut consumer = f.consume(&one, 10).await;
     let came = take(&mut *consumer, 1).await;
@@ -521,7 +521,7 @@ async fn messages_to_an_exchange_go_to_the_queues_that_are_bound(f: Fixture) {
     let mut consumer = f.consume(&all, 10).await;
     assert_eq!(texts(&take(&mut *consumer, 3).await), ["orders.new", "invoices.new", ""]);
     for (queue, pattern) in [(&one, "orders.*"), (&all, "#")] {
-        f.broker.unbind(queue, &exchange, pattern).await.unwrap();
+        f.broker.unbind(queue, &exchange, pattern).await.expect("it is unbound");
     }
 }
 

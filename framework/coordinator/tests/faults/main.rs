@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod chaos;
+mod letters;
 mod rig;
 
 use std::time::Duration;
@@ -93,6 +94,11 @@ fn for_each_seed<F: Future<Output = ()> + Send + 'static>(few: u64, scenario: fn
 #[test]
 fn every_start_ends_right_through_faults_crashes_and_takeovers() {
     for_each_seed(16, crashes_and_takeovers);
+}
+
+#[test]
+fn every_message_that_cannot_be_used_is_kept_through_faults_and_crashes() {
+    for_each_seed(8, letters::all_are_kept);
 }
 
 #[test]

@@ -27,7 +27,7 @@ const CHILDREN: [&str; 3] = ["child-quick", "child-steps", "child-expires"];
 /// A request is repeated after so long.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// All must be over by then.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 fn task(name: &str, next: Option<&str>) -> Value {
     let mut state = json!({ "Type": "Task", "Resource": format!("arn:aws:states:::activity:{name}") });
@@ -212,6 +212,11 @@ impl Rig {
         };
         rig.work().await;
         rig
+    }
+
+    /// Coordinators that are started from now on keep dead letters.
+    pub(crate) fn keep_dead_letters(&mut self) {
+        self.options.dead_letters_max = 10_000;
     }
 
     /// The broker loses everything; another one takes its place.
