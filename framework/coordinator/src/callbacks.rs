@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use stagepost_broker::{ConsumeOptions, Delivery, QueueSpec};
 use stagepost_protocol::{
     DeadReason, Message, Report, ReportOutcome, ShardMessage, TokenAnswer, TokenKey, TokenMessage, limits,
+    payload::json_problem,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,13 +29,10 @@ const FORWARD_BYTES_MAX: usize = limits::SHARD_MESSAGE_BYTES_MAX / 4;
 enum Unusable {
     #[error("its body has {0} bytes, more than {max}", max = limits::PAYLOAD_BYTES_MAX)]
     TooLarge(usize),
-    #[error("its body is not JSON: see line {line}, column {column}")]
-    NotJson { line: usize, column: usize },
-    #[error(
-        "its body is not a token message, {{\"taskToken\": …, \"output\": …}}: a member is missing, unknown or of the wrong \
-         type; see line {line}, column {column}"
-    )]
-    Members { line: usize, column: usize },
+    #[error("its body is not JSON: {0}")]
+    NotJson(String),
+    #[error("its body is not a token message, {{\"taskToken\": …, \"output\": …}}: {0}")]
+    Members(String),
     #[error(
         "it has none of 'output', 'error' or 'cause', and 'heartbeat'; exactly one says what became of the task"
     )]
@@ -48,20 +46,18 @@ enum Unusable {
 }
 
 impl Unusable {
-    /// What the parser says may quote the body, and with it a secret; where it stopped does not.
     fn body(error: &serde_json::Error) -> Unusable {
-        let (line, column) = (error.line(), error.column());
         match error.classify() {
-            serde_json::error::Category::Data => Unusable::Members { line, column },
-            _ => Unusable::NotJson { line, column },
+            serde_json::error::Category::Data => Unusable::Members(json_problem(error)),
+            _ => Unusable::NotJson(json_problem(error)),
         }
     }
 
     fn kind(&self) -> DeadReason {
         match self {
             Unusable::TooLarge(_) => DeadReason::TooLarge,
-            Unusable::NotJson { .. } => DeadReason::NotJson,
-            Unusable::Members { .. } | Unusable::NoOutcome | Unusable::ManyOutcomes => DeadReason::Malformed,
+            Unusable::NotJson(_) => DeadReason::NotJson,
+            Unusable::Members(_) | Unusable::NoOutcome | Unusable::ManyOutcomes => DeadReason::Malformed,
             Unusable::Token => DeadReason::InvalidToken,
         }
     }
@@ -233,7 +229,7 @@ mod tests {
             Err(Unusable::ManyOutcomes)
         );
         assert_eq!(read(r#"{"taskToken":"forged","output":1}"#.into()), Err(Unusable::Token));
-        assert_eq!(read("not json".into()), Err(Unusable::NotJson { line: 1, column: 2 }));
+        assert!(matches!(read("not json".into()), Err(Unusable::NotJson(_))));
         // A byte order mark, and what is no UTF-8: strict as JSON is.
         for bytes in [&b"\xef\xbb\xbf{}"[..], b"{\"taskToken\":\"\xff\"}", b"\x1f\x8b\x08", b"{\0}\0"] {
             let unusable = report(&key, bytes).unwrap_err();

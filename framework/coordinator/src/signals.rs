@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use stagepost_broker::Delivery;
 use stagepost_protocol::{
     ArnError, DeadReason, ExecutionArn, Message, ShardMessage, Signal, SignalMessage, limits,
-    signal::SignalError,
+    payload::json_problem, signal::SignalError,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -85,7 +85,7 @@ fn signal(delivery: &Delivery) -> Result<Signal, Unusable> {
         return Err(Unusable::TooLarge(delivery.body.len()));
     }
     let message: SignalMessage =
-        serde_json::from_slice(&delivery.body).map_err(|error| Unusable::Body(error.to_string()))?;
+        serde_json::from_slice(&delivery.body).map_err(|error| Unusable::Body(json_problem(&error)))?;
     let execution = ExecutionArn::parse(&message.execution_arn).map_err(Unusable::Execution)?;
     if execution.is_express() {
         return Err(Unusable::Express);
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!((least.id.as_str(), least.input.as_str()), ("m-1", "{}"));
         let express = "arn:aws:states:us-east-1:000000000000:express:m:e:1";
         for (body, told) in [
-            (r#"{"signalName":"n"}"#, "missing field `executionArn`"),
+            (r#"{"signalName":"n"}"#, "a member is missing"),
             ("<signal/>", "its body is not a signal"),
             (r#"{"executionArn":"m:e","signalName":"n"}"#, "names no execution"),
             (r#"{"executionArn":"EXECUTION","signalName":""}"#, "1 to 256 characters"),

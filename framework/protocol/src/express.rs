@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{ExecutionArn, Message, Payload, Properties, StateMachineArn};
+use crate::{ExecutionArn, Message, Payload, Properties, StateMachineArn, payload::json_problem};
 
 /// A request to run an Express execution. It is acknowledged when the execution has ended, so that one whose process
 /// dies is run again.
@@ -74,7 +74,8 @@ impl ExpressStart {
         if properties.kind.as_deref() != Some(ExpressStart::KIND) {
             return Err(format!("its type is not {}", ExpressStart::KIND));
         }
-        serde_json::from_slice(body).map_err(|e| format!("its body is not the start of an execution: {e}"))
+        serde_json::from_slice(body)
+            .map_err(|e| format!("its body is not the start of an execution: {}", json_problem(&e)))
     }
 }
 
@@ -100,7 +101,7 @@ mod tests {
         let error = ExpressStart::decode(&m.body, &Properties::default()).unwrap_err();
         assert!(error.contains("type"), "{error}");
         let error = ExpressStart::decode(b"{}", &m.properties).unwrap_err();
-        assert!(error.contains("execution"), "{error}");
+        assert!(error.contains("not the start of an execution"), "{error}");
     }
 
     #[test]

@@ -158,6 +158,13 @@ pub struct Message {
     pub persistent: bool,
 }
 
+impl Message {
+    /// Marks it as one that the broker may have already: whoever gets it must know that it may be the second one.
+    pub fn mark_republished(&mut self) {
+        self.properties.headers.insert(HEADER_REPUBLISHED.to_owned(), HeaderValue::Bool(true));
+    }
+}
+
 /// The work of one attempt, as it lies on `stagepost.activity.NAME`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskMessage {

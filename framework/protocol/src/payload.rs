@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    error::Category,
+    value::{RawValue, to_raw_value},
+};
 
 /// A JSON document kept as its text: valid by construction, cheap to clone, parsed only where somebody looks
 /// inside. It serialises as the JSON that it holds, not as a string (with `serde_json` only).
@@ -95,6 +98,16 @@ impl<'de> Deserialize<'de> for Payload {
     }
 }
 
+/// How and where JSON is wrong, without a word of it: what the parser says may quote a secret, and reasons are logged.
+pub fn json_problem(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        Category::Data => "a member is missing, unknown or of the wrong type",
+        Category::Eof => "it ends too early",
+        Category::Syntax | Category::Io => "it is no JSON",
+    };
+    format!("{what}, see line {}, column {}", error.line(), error.column())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +120,20 @@ mod tests {
         assert_eq!(text, r#"[1,{"a": [1, 2.50, "x"]}]"#);
         let back: (u8, Payload) = serde_json::from_str(&text).unwrap();
         assert_eq!(back.1, p);
+    }
+
+    #[test]
+    fn what_is_wrong_with_json_is_told_without_quoting_it() {
+        for (text, expected) in [
+            ("[1,", "it ends too early, see line 1, column 3"),
+            ("secret", "it is no JSON, see line 1, column 1"),
+            ("\"secret\"", "a member is missing, unknown or of the wrong type, see line 1, column 8"),
+        ] {
+            let error = serde_json::from_str::<Vec<u8>>(text).unwrap_err();
+            let told = json_problem(&error);
+            assert!(!told.contains("secret"), "{told}");
+            assert_eq!(told, expected, "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ExecutionArn, ExecutionId, MapItem, MapRunArn, Message, Payload, Properties, Signal, StateMachineArn,
-    TaskToken, Timestamp, TokenMessage,
+    TaskToken, Timestamp, TokenMessage, payload::json_problem,
 };
 
 /// The number of a shard, from 0.
@@ -410,7 +410,8 @@ impl ShardMessage {
                 crate::limits::SHARD_MESSAGE_BYTES_MAX
             ));
         }
-        serde_json::from_slice(body).map_err(|e| format!("its body is not a shard message: {e}"))
+        serde_json::from_slice(body)
+            .map_err(|e| format!("its body is not a shard message: {}", json_problem(&e)))
     }
 }
 
@@ -486,6 +487,6 @@ mod tests {
         let error = ShardMessage::decode(&m.body, &Properties::default()).unwrap_err();
         assert!(error.contains("type"), "{error}");
         let error = ShardMessage::decode(b"{\"surprise\":1}", &m.properties).unwrap_err();
-        assert!(error.contains("surprise"), "{error}");
+        assert!(error.contains("unknown") && !error.contains("surprise"), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 
 use super::Inner;
 use super::message::{short, to_amqp};
-use super::publish::{LaneChannel, is_refusal, open};
+use super::publish::{LaneChannel, NACKS_MAX, is_refusal, open};
 use super::reconnect::Backoff;
 use crate::{Error, Published};
 
@@ -28,14 +28,13 @@ impl Exchanges {
         body: Bytes,
         properties: Properties,
     ) -> Published {
-        let what = || format!("publish to exchange '{exchange}'");
-        let message = Message { queue: routing_key.to_owned(), body, properties, persistent: true };
-        let denied = |reason| Error::Denied { what: what(), reason };
+        let denied =
+            |reason: String| Error::Denied { what: format!("publish to exchange '{exchange}'"), reason };
+        let mut message = Message { queue: routing_key.to_owned(), body, properties, persistent: true };
         let name = short("the exchange's name", exchange).map_err(denied)?;
         let key = short("the routing key", routing_key).map_err(denied)?;
-        let properties = to_amqp(&message).map_err(denied)?;
         let mut slot = self.0.lock().await;
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut nacks) = (Backoff::new(), 0);
         loop {
             let lane = match open(inner, slot.take()).await {
                 Ok(lane) => lane,
@@ -45,29 +44,34 @@ impl Exchanges {
                     continue;
                 }
             };
-            let sent = send(&lane, name.clone(), key.clone(), &message.body, properties.clone()).await;
-            match sent {
-                Ok(confirmation) => {
-                    let refused = confirmation.is_nack();
+            let properties = to_amqp(&message).map_err(denied)?;
+            let sending = send(&lane, name.clone(), key.clone(), &message.body, properties);
+            match inner.publishing.while_up(lane.session.number, sending).await {
+                Some(Ok(confirmation)) => {
+                    let nacked = confirmation.is_nack();
                     let returned = confirmation.take_message().is_some();
                     *slot = Some(lane);
-                    return match (refused, returned) {
-                        (true, _) => Err(Error::Denied {
-                            what: what(),
-                            reason: "a queue behind it takes no more messages".into(),
-                        }),
-                        (false, true) => {
-                            Err(Error::Unbound { exchange: exchange.into(), routing_key: routing_key.into() })
-                        }
-                        (false, false) => Ok(()),
-                    };
+                    if returned {
+                        return Err(Error::Unbound {
+                            exchange: exchange.into(),
+                            routing_key: routing_key.into(),
+                        });
+                    }
+                    if !nacked {
+                        return Ok(());
+                    }
+                    if nacks >= NACKS_MAX {
+                        return Err(denied("a queue that is bound to it takes no more messages".into()));
+                    }
+                    nacks += 1;
                 }
-                Err(error) if is_refusal(&error) => return Err(denied(error.to_string())),
-                Err(error) => {
-                    tracing::debug!(exchange, %error, "publishing again");
-                    backoff.wait().await;
+                Some(Err(error)) if is_refusal(&error) => return Err(denied(error.to_string())),
+                lost => {
+                    tracing::debug!(exchange, known = lost.is_some(), "publishing again");
+                    message.mark_republished();
                 }
             }
+            backoff.wait().await;
         }
     }
 }

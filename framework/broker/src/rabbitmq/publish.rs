@@ -26,8 +26,7 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
-use stagepost_protocol::message::HEADER_REPUBLISHED;
-use stagepost_protocol::{HeaderValue, Message};
+use stagepost_protocol::Message;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::Inner;
@@ -48,7 +47,7 @@ const WINDOW_BYTES: usize = 8 << 20;
 const STALL: Duration = Duration::from_secs(10);
 /// A message that the broker nacks is published again, with growing pauses, so many times: a quorum queue that
 /// somebody has just declared is there before it takes messages, and one whose leader changes takes none for a moment.
-const NACKS_MAX: u32 = 4;
+pub(super) const NACKS_MAX: u32 = 4;
 /// So many batches may be stalled; then the lanes wait.
 const STALLED_MAX: usize = 32;
 
@@ -66,7 +65,7 @@ pub(super) fn calls() -> (mpsc::Sender<Call>, Arc<Mutex<mpsc::Receiver<Call>>>) 
 
 /// A channel in confirm mode, of a certain session.
 pub(super) struct LaneChannel {
-    session: Arc<Session>,
+    pub(super) session: Arc<Session>,
     pub(super) channel: Channel,
 }
 
@@ -208,7 +207,7 @@ impl Batch {
                     }
                     Outcome::Lost(error) => {
                         suspicious |= error.as_ref().is_some_and(is_refusal);
-                        self.mark_repeated(index);
+                        self.items[index].mark_republished();
                         again.push(index);
                     }
                 }
@@ -251,12 +250,6 @@ impl Batch {
     fn refuse(&mut self, index: usize, reason: String) {
         let queue = self.items[index].queue.clone();
         self.results[index] = Some(Err(Error::Refused { queue, reason }));
-    }
-
-    /// Whoever gets a message that the broker may have already must know that it may be the second one.
-    fn mark_repeated(&mut self, index: usize) {
-        let headers = &mut self.items[index].properties.headers;
-        headers.insert(HEADER_REPUBLISHED.into(), HeaderValue::Bool(true));
     }
 
     /// Sends the messages, then waits for their confirmations.
