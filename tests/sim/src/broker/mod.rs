@@ -12,8 +12,9 @@ pub(crate) mod server;
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use stagepost_broker::{Broker, ConsumeOptions, Consumer, Error, Health, Published, QueueSpec};
-use stagepost_protocol::Message;
+use stagepost_protocol::{Message, Properties};
 use tokio::sync::watch;
 
 use crate::{process::Process, world::digest};
@@ -124,6 +125,31 @@ impl Broker for SimBroker {
         }
         self.process.answered().await;
         all.into_iter().map(|result| result.expect("each message belongs to a queue")).collect()
+    }
+
+    async fn publish_to_exchange(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: Bytes,
+        properties: Properties,
+    ) -> Published {
+        self.process.call(format!("publishes to the exchange {exchange}")).await;
+        connected(&self.process).await;
+        let bound = self.process.world.broker().bound(exchange, routing_key)?;
+        for queue in &bound {
+            let message = Message {
+                queue: queue.clone(),
+                body: body.clone(),
+                properties: properties.clone(),
+                persistent: true,
+            };
+            self.publish_to(queue, &[message]).await.into_iter().collect::<Result<Vec<()>, Error>>()?;
+        }
+        match bound.is_empty() {
+            true => Err(Error::Unbound { exchange: exchange.into(), routing_key: routing_key.into() }),
+            false => Ok(()),
+        }
     }
 
     async fn consume(&self, queue: &str, options: ConsumeOptions) -> Result<Box<dyn Consumer>, Error> {

@@ -169,6 +169,16 @@ impl Server {
         }
     }
 
+    /// The queues that are bound to an exchange under this very routing key: nothing here binds by a pattern.
+    pub(crate) fn bound(&self, exchange: &str, routing_key: &str) -> Result<BTreeSet<String>, Error> {
+        let bound = self.exchanges.get(exchange).ok_or_else(|| Error::Denied {
+            what: format!("publish to exchange '{exchange}'"),
+            reason: "there is no such exchange".to_owned(),
+        })?;
+        let bound = bound.iter().filter(|(_, key)| key == routing_key);
+        Ok(bound.map(|(queue, _)| queue.clone()).collect())
+    }
+
     pub(crate) fn unbind(&mut self, queue: &str, exchange: &str, routing_key: &str) {
         if let Some(bound) = self.exchanges.get_mut(exchange) {
             bound.remove(&(queue.to_owned(), routing_key.to_owned()));
