@@ -8,7 +8,6 @@ use stagepost_tests::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::print_stdout, reason = "a failing test shows it")]
 async fn orders_survive_a_minute_of_everything() {
     let Some(servers) = Servers::own().await else { return };
     let seed = Random::seeded().number(0..u64::from(u32::MAX));

@@ -6,8 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod bad_input;
-mod chaos;
 mod callbacks;
+mod chaos;
 mod data_sets;
 mod dead_letters;
 mod examples;

@@ -99,8 +99,13 @@ async fn start(world: &World, api: &Api, machine: &Machine, execution: &Executio
 }
 
 async fn stop(world: &World, api: &Api, execution: &ExecutionArn) {
-    let stop =
-        Stop { execution: execution.clone(), error: Some("Enough".to_owned()), cause: None, parent: None };
+    let stop = Stop {
+        execution: execution.clone(),
+        error: Some("Enough".to_owned()),
+        cause: None,
+        parent: None,
+        redrives: None,
+    };
     let reply = ask(world, api, |client| {
         let stop = stop.clone();
         async move { client.stop(stop).await }
@@ -126,7 +131,7 @@ async fn until_ended(world: &World, execution: &ExecutionArn) {
 }
 
 async fn redrive(world: &World, api: &Api, execution: &ExecutionArn) {
-    let redrive = Redrive { execution: execution.clone(), client_token: "once".to_owned(), parent: None };
+    let redrive = Redrive { execution: execution.clone(), client_token: "once".to_owned() };
     let reply = ask(world, api, |client| {
         let redrive = redrive.clone();
         async move { client.redrive(redrive).await }

@@ -29,7 +29,10 @@ pub(super) fn executions(tables: &Tables, query: &ListExecutions) -> Page<Execut
     let wanted = |summary: &&ExecutionSummary| {
         let of = match &query.of {
             ExecutionsOf::StateMachine(arn) => summary.state_machine == *arn && summary.map_item.is_none(),
-            ExecutionsOf::MapRun(arn) => summary.map_item.as_ref().is_some_and(|item| item.map_run == *arn),
+            // Nothing in the simulation asks with what a redrive makes of the statuses.
+            ExecutionsOf::MapRun(arn) | ExecutionsOf::RedrivenMapRun(arn, _) => {
+                summary.map_item.as_ref().is_some_and(|item| item.map_run == *arn)
+            }
         };
         let status = query.status.is_none_or(|status| status == summary.status);
         of && status && query.redriven.is_none_or(|redriven| redriven == (summary.redrive_count > 0))
