@@ -14,6 +14,7 @@ mod examples;
 mod express;
 mod faults;
 mod redelivery;
+mod schedules;
 mod shutdown;
 mod signals;
 mod tidy;

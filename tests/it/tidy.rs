@@ -14,19 +14,20 @@ const LINES_MAX: usize = 1000;
 
 /// What each crate of the framework may depend on among the others. Dependencies point one way:
 /// protocol ◄ asl ◄ engine ◄ coordinator ◄ api ◄ server, protocol ◄ broker ◄ sdk; none of the pure crates (protocol,
-/// asl, engine, testing) knows a broker or a store, and no worker links a store or an HTTP server.
-const MAY_USE: [(&str, &[&str]); 14] = [
+/// asl, engine, schedule, testing) knows a broker or a store, and no worker links a store or an HTTP server.
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("stagepost-protocol", &[]),
     ("stagepost-asl", &["protocol"]),
     ("stagepost-engine", &["protocol", "asl"]),
     ("stagepost-broker", &["protocol"]),
     ("stagepost-store", &["protocol"]),
+    ("stagepost-schedule", &["protocol"]),
     ("stagepost-macros", &[]),
     ("stagepost", &["protocol", "broker", "macros"]),
     // Workers of the house: they run on the SDK like any other.
     ("stagepost-connectors", &["protocol", "broker", "sdk"]),
-    ("stagepost-coordinator", &["protocol", "asl", "engine", "broker", "store"]),
-    ("stagepost-api", &["protocol", "asl", "engine", "broker", "store", "coordinator"]),
+    ("stagepost-coordinator", &["protocol", "asl", "engine", "broker", "store", "schedule"]),
+    ("stagepost-api", &["protocol", "asl", "engine", "broker", "store", "schedule", "coordinator"]),
     ("stagepost-testing", &["protocol", "asl", "engine"]),
     (
         "stagepost-server",

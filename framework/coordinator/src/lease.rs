@@ -54,6 +54,8 @@ pub(crate) async fn run(
                     owned.entry(lease.shard).or_insert_with(|| start(lease));
                 }
                 release_surplus(&shared, &options, &mut owned, fair).await;
+                let leads = owned.contains_key(&ShardId(0));
+                shared.leads.send_if_modified(|led| std::mem::replace(led, leads) != leads);
             }
             Err(error) => tracing::warn!(%error, "leases could not be renewed; trying again"),
         }

@@ -10,7 +10,8 @@
 //! * `lease` gains and loses shards, `deciding` is the loop, `pipeline` carries a decided batch out,
 //!   `cache` holds the executions in memory, `wake` the deadlines, `dispatch` turns commands into messages,
 //!   [`express`] runs Express executions, in memory, `callbacks`, `signals` and `triggers` turn foreign messages into
-//!   shard messages, `dead_letters` keeps what cannot be used, `recover` publishes again what is pending.
+//!   shard messages, `schedules` starts what is due, `dead_letters` keeps what cannot be used, `recover` publishes
+//!   again what is pending.
 //!
 //! Nothing here decides what a workflow does next: that is `stagepost-engine`. Nothing here calls the outside
 //! world but the store and the broker.
@@ -30,6 +31,7 @@ mod options;
 mod pipeline;
 mod recover;
 mod run;
+mod schedules;
 mod signals;
 mod triggers;
 mod wake;

@@ -74,6 +74,8 @@ metrics! {
     gauge dead_letters_kept,
     /// 1 while no dead letter is kept because there are too many: they wait in their queue.
     gauge dead_letters_full,
+    /// Executions that schedules started or tried to start.
+    counter schedule_firings,
     /// Shards owned.
     gauge shards_owned,
     /// Executions in the cache.

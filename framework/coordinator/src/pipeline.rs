@@ -18,7 +18,7 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use stagepost_broker::{Acker, Broker, DeliveryTag, Error as BrokerError, QueueSpec};
 use stagepost_protocol::{DeadReason, ExecutionId, Message, topology::Topology};
 use stagepost_store::{Batch, Lease, Store};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     dispatch::dead_message,
@@ -115,6 +115,8 @@ pub(crate) struct Shared {
     pub(crate) settled_changed: Notify,
     /// A commit showed that a lease is gone.
     pub(crate) lease_lost: Notify,
+    /// The first shard is ours, and with it what one coordinator of the installation does.
+    pub(crate) leads: watch::Sender<bool>,
 }
 
 fn take<T: Default>(mutex: &Mutex<T>) -> T {
@@ -135,6 +137,7 @@ impl Shared {
             suspects: Mutex::default(),
             settled_changed: Notify::new(),
             lease_lost: Notify::new(),
+            leads: watch::Sender::new(false),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::{
     metrics::Metrics,
     options::Options,
     pipeline::{self, Shared},
-    signals, triggers,
+    schedules, signals, triggers,
 };
 
 /// Feeds that wait for the loop; each holds up to a batch.
@@ -105,6 +105,7 @@ impl Coordinator {
         let dropped = Arc::new(AtomicBool::new(false));
         let supervisor =
             Supervisor { stopped: stopped.clone(), failed: failed_sender, dropped: dropped.clone() };
+        let schedules = schedules::run(shared.clone(), options.clone(), token_key.clone(), stopped.clone());
         let leases = lease::run(shared.clone(), options.clone(), token_key.clone(), feed, stopped.clone());
         let callbacks = callbacks::run(shared.clone(), options.clone(), token_key, stopped.clone());
         let mut tasks = vec![
@@ -113,6 +114,7 @@ impl Coordinator {
             supervisor.spawn("commit", pipeline::commit(shared.clone(), to_commit, committed)),
             supervisor.spawn("publish", pipeline::publish(shared.clone(), to_publish)),
             supervisor.spawn("callbacks", callbacks),
+            supervisor.spawn("schedules", schedules),
             supervisor.spawn("signals", signals::run(shared.clone(), options.clone(), stopped.clone())),
             supervisor
                 .spawn("express", express::queue::run(runner.clone(), options.clone(), stopped.clone())),

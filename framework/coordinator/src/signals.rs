@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     callbacks::{consume, publish},
     dispatch,
-    options::Options,
+    options::{Options, Random},
     pipeline::Shared,
 };
 
@@ -68,7 +68,7 @@ pub(crate) async fn run(shared: Arc<Shared>, options: Options, shutdown: Cancell
 }
 
 fn forward(options: &Options, queue: &str, delivery: &Delivery) -> Message {
-    match signal(delivery) {
+    match signal(&options.random, delivery) {
         Ok(signal) => {
             let shard = options.topology.shard(options.shards.of(signal.execution.id()));
             ShardMessage::Signal(signal).encode(shard, None)
@@ -80,7 +80,7 @@ fn forward(options: &Options, queue: &str, delivery: &Delivery) -> Message {
     }
 }
 
-fn signal(delivery: &Delivery) -> Result<Signal, Unusable> {
+fn signal(random: &Random, delivery: &Delivery) -> Result<Signal, Unusable> {
     if delivery.body.len() > BODY_BYTES_MAX {
         return Err(Unusable::TooLarge(delivery.body.len()));
     }
@@ -90,7 +90,7 @@ fn signal(delivery: &Delivery) -> Result<Signal, Unusable> {
     if execution.is_express() {
         return Err(Unusable::Express);
     }
-    let id = message.signal_id.unwrap_or_else(|| signal_id(delivery));
+    let id = message.signal_id.unwrap_or_else(|| signal_id(random, delivery));
     let signal = Signal { execution, name: message.signal_name, id, input: message.input };
     signal.check()?;
     Ok(signal)
@@ -98,9 +98,9 @@ fn signal(delivery: &Delivery) -> Result<Signal, Unusable> {
 
 /// The message's id, or a hash of one that is too long. A message without an id cannot be recognised when it comes
 /// again, so its signal gets a new one.
-fn signal_id(delivery: &Delivery) -> String {
+fn signal_id(random: &Random, delivery: &Delivery) -> String {
     match delivery.properties.message_id.as_deref() {
-        None | Some("") => uuid::Uuid::new_v4().to_string(),
+        None | Some("") => format!("{:016x}{:016x}", random.next(), random.next()),
         Some(id) if id.chars().count() <= limits::SIGNAL_ID_CHARS_MAX => id.to_owned(),
         Some(id) => {
             let digest = Sha256::digest(id);
@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn each_message_becomes_a_signal_or_a_reason() {
-        let read = |body: &str| signal(&delivery(Some("m-1"), body.replace("EXECUTION", EXECUTION)));
+        let random = Random::system();
+        let read = |body: &str| signal(&random, &delivery(Some("m-1"), body.replace("EXECUTION", EXECUTION)));
         let full =
             read(r#"{"executionArn":"EXECUTION","signalName":"n","input":[1],"signalId":"1"}"#).unwrap();
         assert_eq!((full.name.as_str(), full.id.as_str(), full.input.as_str()), ("n", "1", "[1]"));
@@ -154,7 +155,8 @@ mod tests {
     #[test]
     fn a_message_names_its_signal_if_it_has_an_id() {
         let body = || format!(r#"{{"executionArn":"{EXECUTION}","signalName":"n"}}"#);
-        let id = |message_id: Option<&str>| signal(&delivery(message_id, body())).unwrap().id;
+        let random = Random::system();
+        let id = |message_id: Option<&str>| signal(&random, &delivery(message_id, body())).unwrap().id;
         let long = "x".repeat(300);
         assert!(id(Some(&long)).starts_with("message-") && id(Some(&long)) == id(Some(&long)));
         assert_ne!(id(None), id(None));

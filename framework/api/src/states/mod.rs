@@ -17,7 +17,7 @@ mod history;
 mod map_runs;
 pub(crate) mod names;
 mod settings;
-mod state_machines;
+pub(crate) mod state_machines;
 mod tags;
 mod tasks;
 mod test_state;
@@ -93,7 +93,7 @@ fn nothing() -> Answer {
 }
 
 /// The time, which operations put into what they register.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
     Timestamp::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
 }

@@ -275,7 +275,7 @@ pub(super) async fn delete(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
 }
 
 /// The state machine of an ARN. One with a version, an alias or a label names nothing: there are none yet.
-pub(super) async fn find(cx: &Context<'_>, arn: &str) -> Result<StateMachineRow, ApiError> {
+pub(crate) async fn find(cx: &Context<'_>, arn: &str) -> Result<StateMachineRow, ApiError> {
     let (parsed, qualifier) = names::state_machine(arn)?;
     if qualifier.is_some() {
         return Err(missing(arn));

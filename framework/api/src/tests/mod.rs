@@ -21,6 +21,7 @@ mod express;
 mod memory;
 mod operations;
 mod operators;
+mod schedules;
 mod signals;
 mod test_state;
 mod whole;

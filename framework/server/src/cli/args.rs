@@ -9,6 +9,10 @@ use stagepost_store::ExecutionStatus;
 
 use super::{dead_letters::DeadLettersCommand, failure::Failure};
 
+pub(crate) mod schedule;
+
+use schedule::ScheduleArgs;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; with `start --wait`: the execution succeeded
@@ -65,6 +69,8 @@ pub(crate) enum Command {
     Redrive(RedriveArgs),
     /// Signal a running execution: a state that waits for a signal of that name goes on with its input
     Signal(SignalArgs),
+    /// Start executions by cron patterns, rates or at a time
+    Schedule(ScheduleArgs),
     /// Complete the task of a token with an output
     SendSuccess(SendSuccessArgs),
     /// Fail the task of a token
@@ -575,6 +581,11 @@ mod tests {
             "list n --status timed-out --max 3",
             "stop n:x --error E --cause c",
             "redrive n:x --json",
+            "schedule create s rate(5minutes) n --time-zone UTC --input {} --overlap buffer-one --jitter 5 --catch-up 6 --start a --end b",
+            "schedule list --status paused --max 3 --json",
+            "schedule next s --after a --max 3",
+            "schedule next --expression rate(5minutes) --time-zone UTC",
+            "schedule backfill s --from a --to b",
             "signal n:x approved --input @- --id 7 --json",
             "send-success -token --output {}",
             "send-failure --error E --cause c -- -token",
@@ -612,6 +623,10 @@ mod tests {
             "dead-letters requeue",
             "dead-letters discard ID --all",
             "dead-letters list --reason whatever",
+            "schedule",
+            "schedule next",
+            "schedule next s --expression x",
+            "schedule backfill s --from a",
             "nonsense",
         ] {
             let error = parse(line).expect_err(line);

@@ -3,7 +3,7 @@
 //! * `args` is what can be typed; `failure` what goes wrong, with its exit code and its hint; `output` what is
 //!   printed. Data goes to stdout, everything else to stderr.
 //! * `server` runs `dev`, `serve` and `recover`, the library's `bench` measures; `validate`, `test` and `explore` need no
-//!   server; `machines`, `executions`, `tasks`, `dead_letters` and `test_state` are clients of one.
+//!   server; `machines`, `executions`, `schedules`, `tasks`, `dead_letters` and `test_state` are clients of one.
 
 mod args;
 mod dead_letters;
@@ -13,6 +13,7 @@ mod failure;
 mod logging;
 mod machines;
 mod output;
+mod schedules;
 mod server;
 mod source;
 mod tasks;
@@ -67,6 +68,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Stop(args) => executions::stop(args, namespace).await,
         Command::Redrive(args) => executions::redrive(args, namespace).await,
         Command::Signal(args) => executions::signal(args, namespace).await,
+        Command::Schedule(args) => schedules::run(args, namespace).await,
         Command::SendSuccess(args) => tasks::success(args, namespace).await,
         Command::SendFailure(args) => tasks::failure(args, namespace).await,
         Command::SendHeartbeat(args) => tasks::heartbeat(args, namespace).await,

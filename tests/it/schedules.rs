@@ -1,0 +1,109 @@
+//! Schedules: each firing starts one execution, also when coordinators die.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use stagepost_tests::{Random, Servers, Site, until};
+
+use crate::PATIENCE;
+
+const PASS: &str = r#"{"StartAt": "Done", "States": {"Done": {"Type": "Pass", "End": true}}}"#;
+
+async fn show(site: &Site, name: &str) -> Option<Value> {
+    site.api.call_own("DescribeSchedule", &json!({"name": name})).await.ok()
+}
+
+/// The executions of a state machine by name, with their inputs.
+async fn executions(site: &Site, machine: &str) -> BTreeMap<String, Value> {
+    let arn = site.api.state_machine_arn(machine).unwrap();
+    let request = json!({"stateMachineArn": arn});
+    let listed = site.api.pages("ListExecutions", request, "executions", 1000).await.unwrap();
+    let mut found = BTreeMap::new();
+    for execution in listed {
+        let name = execution["name"].as_str().unwrap().to_owned();
+        let described = site.api.describe(&arn.execution(&name)).await.unwrap();
+        let input = serde_json::from_str(described.input.as_deref().unwrap()).unwrap();
+        assert_eq!(found.insert(name.clone(), input), None, "{name} is there twice");
+    }
+    found
+}
+
+/// A schedule that fires every second goes on through the deaths of the coordinator: every second from the first to the
+/// last has its execution, which knows its time.
+async fn every_second_has_its_execution(site: &Site) {
+    let mut server = site.start().await;
+    site.api.deploy("tick", PASS).await.unwrap();
+    let input = r#"{"at": "<aws.scheduler.scheduled-time>"}"#;
+    let created =
+        site.cli(&["schedule", "create", "seconds", "rate(1 second)", "tick", "--input", input]).await;
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    let mut random = Random::seeded();
+    for _ in 0..3 {
+        random.moment(500, 2_500).await;
+        server.kill();
+        random.moment(0, 1_000).await;
+        server = site.start().await;
+    }
+    let after = until("it fires again", PATIENCE, async || {
+        let started = show(site, "seconds").await?["counts"]["started"].as_u64()?;
+        (started >= 8).then_some(started)
+    })
+    .await;
+    let paused = site.cli(&["schedule", "pause", "seconds"]).await;
+    assert!(paused.status.success(), "{}", String::from_utf8_lossy(&paused.stderr));
+    let shown = show(site, "seconds").await.unwrap();
+    let executions = executions(site, "tick").await;
+    // One that was starting when it was paused may not be counted.
+    let started = shown["counts"]["started"].as_u64().unwrap();
+    assert!(started >= after && executions.len() as u64 >= started, "{} of {started}", executions.len());
+    assert_eq!((&shown["status"], &shown["counts"]["missed"]), (&json!("PAUSED"), &json!(0)));
+    let mut times = Vec::new();
+    for (name, input) in &executions {
+        let at = input["at"].as_str().unwrap();
+        assert_eq!(*name, format!("seconds-{}", at.replace(['-', ':'], "")));
+        times.push(stagepost_protocol::Timestamp::parse_rfc3339(at).unwrap());
+    }
+    for pair in times.windows(2) {
+        assert_eq!(pair[1].millis_since(pair[0]), 1_000, "a second is missing after {}", pair[0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_goes_on_through_crashes_of_the_embedded_default() {
+    every_second_has_its_execution(&Site::embedded()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_goes_on_through_crashes_of_its_coordinator_on_servers() {
+    let Some(servers) = Servers::shared().await else { return };
+    every_second_has_its_execution(&Site::on(&servers)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn past_times_are_made_up_for_and_the_command_line_shows_them() {
+    let site = Site::embedded();
+    let _server = site.start().await;
+    site.api.deploy("report", PASS).await.unwrap();
+    let run = async |arguments: &[&str]| {
+        let output = site.cli(&[&["schedule"][..], arguments].concat()).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["create", "daily", "0 9 * * *", "report", "--time-zone", "Europe/Berlin"]).await;
+    assert!(run(&["list"]).await.contains("daily  ACTIVE  0 9 * * *   Europe/Berlin"));
+    let next = run(&["next", "daily", "--after", "2026-03-28T00:00:00Z", "--max", "2"]).await;
+    assert_eq!(next, "2026-03-28T08:00:00.000Z\n2026-03-29T07:00:00.000Z\n");
+    run(&["backfill", "daily", "--from", "2026-03-28T00:00:00Z", "--to", "2026-03-30T00:00:00Z"]).await;
+    until("both are started", PATIENCE, async || {
+        let shown = show(&site, "daily").await?;
+        let done = shown["counts"]["started"] == 2 && shown["backfills"] == json!([]);
+        done.then_some(())
+    })
+    .await;
+    let names: Vec<String> = executions(&site, "report").await.into_keys().collect();
+    assert_eq!(names, ["daily-20260328T080000Z", "daily-20260329T070000Z"]);
+    assert!(run(&["show", "daily"]).await.contains("2 started, 0 skipped, 0 missed, 0 failed"));
+    run(&["delete", "daily"]).await;
+    let gone = site.cli(&["schedule", "show", "daily"]).await;
+    assert_eq!(gone.status.code(), Some(3));
+}
