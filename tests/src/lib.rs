@@ -19,6 +19,7 @@ mod proxy;
 mod queues;
 mod servers;
 mod site;
+mod sqs;
 mod wait;
 
 pub use desk::Desk;
@@ -27,6 +28,7 @@ pub use proxy::{Proxy, Weather};
 pub use queues::{Letter, Queues};
 pub use servers::{Servers, Service};
 pub use site::Site;
+pub use sqs::Sqs;
 pub use wait::{Random, until};
 
 /// The activities of `test-worker`.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind,
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
     options::{
         BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
         ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
@@ -88,6 +88,30 @@ impl Queues {
         let sent = self.channel.basic_publish("".into(), queue.into(), options, body, properties).await;
         let confirmed = sent.expect("the message can be sent").await.expect("the message is confirmed");
         assert!(confirmed.is_ack(), "RabbitMQ took no message for {queue}: {confirmed:?}");
+    }
+
+    /// Publishes to an exchange; `false`: no queue took it.
+    pub async fn publish_to(&self, exchange: &str, routing_key: &str, body: &[u8], id: &str) -> bool {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(id.into());
+        let (exchange, key) = (exchange.into(), routing_key.into());
+        let sent = self.channel.basic_publish(exchange, key, options, body, properties).await;
+        let confirmed = sent.expect("the message can be sent").await.expect("the message is confirmed");
+        Confirmation::take_message(confirmed).is_none()
+    }
+
+    /// Declares a durable exchange, as an existing producer would have.
+    pub async fn declare_exchange(&self, exchange: &str, kind: ExchangeKind) {
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let declared =
+            self.channel.exchange_declare(exchange.into(), kind, options, FieldTable::default()).await;
+        declared.expect("the exchange can be declared");
+    }
+
+    /// Deletes an exchange.
+    pub async fn delete_exchange(&self, exchange: &str) {
+        let deleted = self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
+        deleted.expect("the exchange can be deleted");
     }
 
     /// Takes one message, if there is one. No such queue counts as none.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use stagepost_broker::Health;
 use stagepost_coordinator::{client::Client, express::Runner};
-use stagepost_protocol::Namespace;
+use stagepost_protocol::{Namespace, topology::Topology};
 use stagepost_store::Reader;
 use tokio::sync::watch;
 
@@ -21,11 +21,17 @@ pub struct Options {
     /// How long GetActivityTask waits for a task. Default: 60 seconds, as the service does; clients close their
     /// connection some seconds later.
     pub activity_poll: Duration,
+    /// The names of the installation's queues.
+    pub topology: Topology,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { namespace: Namespace::default(), activity_poll: Duration::from_secs(60) }
+        Options {
+            namespace: Namespace::default(),
+            activity_poll: Duration::from_secs(60),
+            topology: Topology::default(),
+        }
     }
 }
 

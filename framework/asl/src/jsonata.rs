@@ -25,7 +25,7 @@ use jsonata_core::{
     value::JValue,
 };
 use serde_json::{Map, Number, Value};
-use stagepost_protocol::error_names;
+use stagepost_protocol::{Timestamp, error_names};
 
 use crate::{
     eval::{DEPTH_MAX, Data, EvalError},
@@ -112,6 +112,28 @@ impl Expr {
     /// What it looks at.
     pub fn references(&self) -> &References {
         &self.references
+    }
+
+    /// Its value over a document that is its context (`$`), outside of a state: there is no `$states`, and there are no
+    /// variables but its own. `field` names it in the error. Fails with `States.QueryEvaluationError`.
+    pub fn apply(
+        &self,
+        document: &Value,
+        field: &str,
+        now: Timestamp,
+        random: &dyn Fn() -> u64,
+    ) -> Result<Value, EvalError> {
+        let (null, variables) = (Value::Null, Map::new());
+        let data = Data {
+            input: &null,
+            context: &null,
+            variables: &variables,
+            result: None,
+            error_output: None,
+            now,
+            random,
+        };
+        self.evaluate(&Session { root: JValue::from(document.clone()), ..Session::new(&data) }, field)
     }
 
     /// Its value, for the field that `field` names in the error (`Arguments/Name`). Fails with
@@ -222,6 +244,8 @@ pub fn unexpected_type(source: &str, field: &str, expected: &str, value: &Value)
 /// What the expressions of one field are evaluated over; converted once, when the first of them asks.
 pub(crate) struct Session<'a> {
     data: &'a Data<'a>,
+    /// `$`. States have none.
+    root: JValue,
     started: Cell<Option<Instant>>,
     input: OnceCell<JValue>,
     result: OnceCell<JValue>,
@@ -235,6 +259,7 @@ impl<'a> Session<'a> {
     pub(crate) fn new(data: &'a Data<'a>) -> Session<'a> {
         Session {
             data,
+            root: JValue::Undefined,
             started: Cell::new(None),
             input: OnceCell::new(),
             result: OnceCell::new(),
@@ -272,7 +297,7 @@ impl<'a> Session<'a> {
         functions(&mut evaluator, &chance, self.data.now.as_millis())?;
         // None is known, but a panic of code that is not ours must fail a state, not the coordinator. Nothing that the
         // evaluator holds is looked at afterwards.
-        catch_unwind(AssertUnwindSafe(|| evaluator.evaluate(&expr.ast, &JValue::Undefined)))
+        catch_unwind(AssertUnwindSafe(|| evaluator.evaluate(&expr.ast, &self.root)))
             .unwrap_or_else(|_| wrong_evaluation())
     }
 

@@ -243,7 +243,7 @@ impl Queue {
             let redelivered = message.redelivered;
             if consumer.prefetch.is_some() {
                 let (body, properties) = (message.body.clone(), message.properties.clone());
-                deliveries.push(Delivery { tag, body, properties, redelivered });
+                deliveries.push(Delivery { tag, body, properties, redelivered, routing_key: None });
                 consumer.unsettled.insert(tag.tag, message);
             } else {
                 freed += message.bytes;
@@ -252,6 +252,7 @@ impl Queue {
                     body: message.body,
                     properties: message.properties,
                     redelivered,
+                    routing_key: None,
                 });
             }
         }

@@ -131,6 +131,8 @@ pub struct Delivery {
     pub properties: Properties,
     /// It may have been delivered before.
     pub redelivered: bool,
+    /// The routing key that it was published with to an exchange; `None`: it was published to the queue itself.
+    pub routing_key: Option<String>,
 }
 
 /// Takes messages off one queue, in order, and survives the broker's failures.

@@ -336,7 +336,9 @@ async fn bindings_come_back_with_their_queue() {
     };
     let mut consumer = f.consume(&queue, 10).await;
     assert!(publish("orders.new").await && !publish("invoices.new").await);
-    assert_eq!(texts(&take(&mut *consumer, 1).await), ["orders.new"]);
+    let came = take(&mut *consumer, 1).await;
+    assert_eq!(texts(&came), ["orders.new"]);
+    assert_eq!(came[0].routing_key.as_deref(), Some("orders.new"));
     let vandal = connect_to(&url).await;
     vandal.delete(&queue).await.unwrap();
     let (again, ()) = tokio::join!(

@@ -14,6 +14,7 @@
 pub mod aws;
 mod call;
 mod http;
+pub mod inbound;
 pub mod items;
 mod lambda;
 mod message;

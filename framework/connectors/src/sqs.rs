@@ -37,12 +37,7 @@ impl Sqs {
         }
         as_text(&mut parameters, "MessageBody");
         let region = call.region();
-        let mut request =
-            aws::json(SERVICE, self.aws.region(&region), "1.0", "AmazonSQS.SendMessage", &parameters);
-        let settings = self.aws.settings();
-        if settings.endpoint.is_none() && !settings.endpoints.contains_key(SERVICE.variable) {
-            request.endpoint = reqwest::Url::parse(url).ok().map(|url| url.origin().ascii_serialization());
-        }
+        let request = request(&self.aws, self.aws.region(&region), url, "SendMessage", &parameters);
         let response = self.aws.send(request).await.map_err(|error| ANSWERED.unanswered(&error))?;
         if response.status != 200 {
             let mut problem = Problem::of_json(&response);
@@ -98,6 +93,16 @@ impl Connector for Sqs {
             Err(error) => Err(Failure::new("SQS.SdkClientException", error)),
         }
     }
+}
+
+/// A request about the queue at a URL, which says where the service is, unless the settings do.
+pub(crate) fn request(aws: &Aws, region: &str, url: &str, action: &str, parameters: &Value) -> aws::Request {
+    let mut request = aws::json(SERVICE, region, "1.0", &format!("AmazonSQS.{action}"), parameters);
+    let settings = aws.settings();
+    if settings.endpoint.is_none() && !settings.endpoints.contains_key(SERVICE.variable) {
+        request.endpoint = reqwest::Url::parse(url).ok().map(|url| url.origin().ascii_serialization());
+    }
+    request
 }
 
 fn missing(parameter: &str) -> Failure {

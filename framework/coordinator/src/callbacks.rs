@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use stagepost_broker::{ConsumeOptions, Delivery, QueueSpec};
+use stagepost_broker::Delivery;
 use stagepost_protocol::{
     DeadReason, Message, Report, ReportOutcome, ShardMessage, TokenAnswer, TokenKey, TokenMessage, limits,
     payload::json_problem,
@@ -14,6 +14,7 @@ use crate::{
     dispatch,
     options::Options,
     pipeline::{Backoff, Shared},
+    sources::consume,
 };
 
 const PREFETCH: u16 = 256;
@@ -63,14 +64,14 @@ impl Unusable {
     }
 }
 
-/// Consumes the callback queue until `shutdown`.
+/// Consumes a callback queue, which is named or has a URL, until `shutdown`.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     options: Options,
     token_key: TokenKey,
+    queue: String,
     shutdown: CancellationToken,
 ) {
-    let queue = options.topology.callbacks();
     let Some(mut consumer) = consume(&shared, &queue, PREFETCH, &shutdown).await else { return };
     let acker = consumer.acker();
     loop {
@@ -84,35 +85,6 @@ pub(crate) async fn run(
         publish(&shared, messages).await;
         if let Some(last) = deliveries.last() {
             acker.ack_up_to(last.tag).await;
-        }
-    }
-}
-
-/// Declares and consumes a queue, waiting as long as it takes; `None` at shutdown.
-pub(crate) async fn consume(
-    shared: &Shared,
-    queue: &str,
-    prefetch: u16,
-    shutdown: &CancellationToken,
-) -> Option<Box<dyn stagepost_broker::Consumer>> {
-    let mut backoff = Backoff::new();
-    loop {
-        let consumed = async {
-            shared.broker.declare(&[QueueSpec::ours(queue)]).await?;
-            shared.broker.consume(queue, ConsumeOptions { prefetch }).await
-        };
-        tokio::select! {
-            biased;
-            consumed = consumed => match consumed {
-                Ok(consumer) => return Some(consumer),
-                Err(error) => tracing::error!(%error, queue, "a queue cannot be consumed; trying again"),
-            },
-            () = shutdown.cancelled() => return None,
-        }
-        tokio::select! {
-            biased;
-            () = backoff.wait() => {}
-            () = shutdown.cancelled() => return None,
         }
     }
 }

@@ -15,10 +15,10 @@ use stagepost_store::Record;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    callbacks::consume,
     metrics::add,
     options::Options,
     pipeline::{Backoff, Shared, await_store},
+    sources::consume,
 };
 
 /// At most so many letters are unsettled, which bounds the memory that large ones take.

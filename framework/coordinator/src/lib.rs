@@ -9,7 +9,7 @@
 //! * [`Coordinator`] runs all of it; [`Client`] is how everybody else asks a shard for something.
 //! * `lease` gains and loses shards, `deciding` is the loop, `pipeline` carries a decided batch out,
 //!   `cache` holds the executions in memory, `wake` the deadlines, `dispatch` turns commands into messages,
-//!   [`express`] runs Express executions, in memory, `callbacks`, `signals` and `triggers` turn foreign messages into
+//!   [`express`] runs Express executions, in memory, `callbacks`, `signals` and [`triggers`] turn foreign messages into
 //!   shard messages, `schedules` starts what is due, `dead_letters` keeps what cannot be used, `recover` publishes
 //!   again what is pending.
 //!
@@ -33,12 +33,14 @@ mod recover;
 mod run;
 mod schedules;
 mod signals;
-mod triggers;
+mod sources;
+pub mod triggers;
 mod wake;
 
 pub use client::{Client, ClientError};
 pub use deciding::family::start_answer;
 pub use metrics::Metrics;
-pub use options::{Clock, Observer, Options, Random, Trigger};
+pub use options::{Clock, Observer, Options, Random};
 pub use recover::{RecoverError, Recovered, recover};
 pub use run::{Coordinator, Parts, installation_token_key};
+pub use sources::RemoteQueues;

@@ -7,6 +7,8 @@ use std::{
 
 use stagepost_protocol::DeadReason;
 
+use crate::triggers::metrics::TriggerMetrics;
+
 macro_rules! metrics {
     ($($(#[doc = $help:literal])* $kind:ident $name:ident,)*) => {
         /// Counters and gauges of one coordinator. Counters only grow.
@@ -15,6 +17,8 @@ macro_rules! metrics {
             $($(#[doc = $help])* pub $name: AtomicU64,)*
             /// Dead letters that were kept, by reason.
             pub dead_letters: ByReason,
+            /// What each trigger counts.
+            pub triggers: TriggerMetrics,
             /// The store cannot be reached.
             pub store_down: AtomicBool,
         }
@@ -31,6 +35,7 @@ macro_rules! metrics {
                     let _ = write!(out, "# HELP {name}{help}\n# TYPE {name} {kind}\n{name} {value}\n");
                 )*
                 self.dead_letters.render(out);
+                self.triggers.render(out);
                 let down = u8::from(self.store_down.load(Relaxed));
                 let name = "stagepost_coordinator_store_down";
                 let _ = write!(out, "# HELP {name} 1 while the store cannot be reached.\n# TYPE {name} gauge\n{name} {down}\n");

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use stagepost_protocol::{ExecutionId, Shards, StateMachineArn, Timestamp, topology::Topology};
+use stagepost_protocol::{ExecutionId, Shards, Timestamp, topology::Topology};
+
+use crate::sources::RemoteQueues;
 
 /// Where the time comes from.
 #[derive(Clone)]
@@ -52,15 +54,6 @@ impl Random {
     }
 }
 
-/// A binding from a queue of an existing producer to 'start an execution of this state machine'.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trigger {
-    /// The queue.
-    pub queue: String,
-    /// What each message starts.
-    pub state_machine: StateMachineArn,
-}
-
 /// Is told of executions, by their ids. Must return at once.
 pub type Observer = Arc<dyn Fn(ExecutionId) + Send + Sync>;
 
@@ -100,8 +93,10 @@ pub struct Options {
     /// About so many dead letters are kept in the store; further ones wait in their queue until some are requeued or
     /// discarded. 0: all stay in the queue. Default: 10,000.
     pub dead_letters_max: u32,
-    /// Queues that start executions.
-    pub triggers: Vec<Trigger>,
+    /// Queues for token messages besides [`Topology::callbacks`]: names, or URLs where `remote_queues` opens them.
+    pub callback_queues: Vec<String>,
+    /// How queues that are not the broker's are consumed. Default: not at all.
+    pub remote_queues: Option<RemoteQueues>,
     /// Is told of each execution that this coordinator ended, once that is committed.
     pub on_end: Option<Observer>,
     /// Where the time comes from.
@@ -127,7 +122,8 @@ impl Default for Options {
             express_running_max: 1_000,
             express_duration_max: Duration::from_secs(5 * 60),
             dead_letters_max: 10_000,
-            triggers: Vec::new(),
+            callback_queues: Vec::new(),
+            remote_queues: None,
             on_end: None,
             clock: Clock::system(),
             random: Random::system(),

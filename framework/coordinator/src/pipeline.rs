@@ -26,6 +26,7 @@ use crate::{
     metrics::{Metrics, add},
     options::{Observer, Options},
     run::Parts,
+    sources::RemoteQueues,
 };
 
 /// Batches whose publications may be unconfirmed at a time.
@@ -105,6 +106,7 @@ pub(crate) struct Shared {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) topology: Topology,
+    pub(crate) remote_queues: Option<RemoteQueues>,
     on_end: Option<Observer>,
     generation: AtomicU64,
     settled: Mutex<Vec<(u64, Vec<ExecutionId>)>>,
@@ -130,6 +132,7 @@ impl Shared {
             broker: parts.broker,
             metrics,
             topology: options.topology.clone(),
+            remote_queues: options.remote_queues.clone(),
             on_end: options.on_end.clone(),
             generation: AtomicU64::new(0),
             settled: Mutex::default(),

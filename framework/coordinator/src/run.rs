@@ -107,13 +107,11 @@ impl Coordinator {
             Supervisor { stopped: stopped.clone(), failed: failed_sender, dropped: dropped.clone() };
         let schedules = schedules::run(shared.clone(), options.clone(), token_key.clone(), stopped.clone());
         let leases = lease::run(shared.clone(), options.clone(), token_key.clone(), feed, stopped.clone());
-        let callbacks = callbacks::run(shared.clone(), options.clone(), token_key, stopped.clone());
         let mut tasks = vec![
             supervisor.spawn("leases", leases),
             supervisor.spawn("deciding", deciding.run(fed, decided)),
             supervisor.spawn("commit", pipeline::commit(shared.clone(), to_commit, committed)),
             supervisor.spawn("publish", pipeline::publish(shared.clone(), to_publish)),
-            supervisor.spawn("callbacks", callbacks),
             supervisor.spawn("schedules", schedules),
             supervisor.spawn("signals", signals::run(shared.clone(), options.clone(), stopped.clone())),
             supervisor
@@ -123,10 +121,13 @@ impl Coordinator {
             let run = dead_letters::run(shared.clone(), options.clone(), stopped.clone());
             tasks.push(supervisor.spawn("dead letters", run));
         }
-        for trigger in &options.triggers {
-            let run = triggers::run(shared.clone(), options.clone(), trigger.clone(), stopped.clone());
-            tasks.push(supervisor.spawn("trigger", run));
+        for queue in std::iter::once(options.topology.callbacks()).chain(options.callback_queues.clone()) {
+            let (shared, options, key) = (shared.clone(), options.clone(), token_key.clone());
+            let run = callbacks::run(shared, options, key, queue, stopped.clone());
+            tasks.push(supervisor.spawn("callbacks", run));
         }
+        let triggers = triggers::run(shared, options, stopped.clone());
+        tasks.push(supervisor.spawn("triggers", triggers));
         Ok(Coordinator { metrics, runner, shutdown: stopped, failed, dropped, tasks })
     }
 

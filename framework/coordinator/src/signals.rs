@@ -12,10 +12,11 @@ use stagepost_protocol::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    callbacks::{consume, publish},
+    callbacks::publish,
     dispatch,
     options::{Options, Random},
     pipeline::Shared,
+    sources::consume,
 };
 
 const PREFETCH: u16 = 64;
@@ -125,6 +126,7 @@ mod tests {
             body: Bytes::from(body),
             properties: Properties { message_id: message_id.map(str::to_owned), ..Properties::default() },
             redelivered: false,
+            routing_key: None,
         }
     }
 

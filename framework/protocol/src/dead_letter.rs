@@ -1,8 +1,11 @@
 //! Dead letters: messages that could not be used. How they travel to `stagepost.dead-letters`, and how they are kept.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     HeaderValue, Message, Payload, Properties, Timestamp,
@@ -15,6 +18,13 @@ const BROKER_SOURCE: &str = "x-first-death-queue";
 const BROKER_REASON: &str = "x-first-death-reason";
 /// The longest name of a source that listings can be narrowed to, in characters: AMQP's own limit.
 const SOURCE_CHARS_MAX: usize = 255;
+
+/// Headers of a letter have so many bytes at most: RabbitMQ takes no message whose headers fill a frame, 128 KiB.
+const HEADERS_BYTES_MAX: usize = 100 * 1024;
+/// Longest name of a header, in bytes: AMQP's own limit.
+const HEADER_NAME_BYTES_MAX: usize = 255;
+/// Longest reason, in characters.
+const REASON_CHARS_MAX: usize = 2_048;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $name:ident $text:literal,)*) => {
@@ -54,8 +64,10 @@ reasons! {
     Expired "expired",
     /// The process that ran the Express execution is gone.
     Gone "gone",
-    /// There is no state machine that it could start.
-    NoStateMachine "no-state-machine",
+    /// Its body is packed, or its text encoded, in a way that is not read.
+    Encoding "encoding",
+    /// A trigger's mapping made nothing of it that an execution could be started with.
+    Mapping "mapping",
     /// What it asks for was refused.
     Refused "refused",
     /// No queue takes it.
@@ -102,7 +114,9 @@ impl DeadLetter {
 
     /// A message that could not be used, on its way to the queue `dead_letters`: body and properties as they were, and in
     /// headers why and where it came from. `id` is a UUID that orders them by time; whoever keeps the letter does so
-    /// under this id, so that one that is delivered twice is kept once.
+    /// under this id, so that one that is delivered twice is kept once. Headers that AMQP could not carry, of a message from
+    /// elsewhere for instance, are left out, and the reason names them: a letter that cannot be published would hold up
+    /// whatever comes after it.
     pub fn bury(
         dead_letters: String,
         message: Message,
@@ -111,8 +125,15 @@ impl DeadLetter {
         id: String,
     ) -> Message {
         let Message { queue: source, body, mut properties, .. } = message;
+        let mut reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+        let dropped = drop_large(&mut properties.headers);
+        if !dropped.is_empty() {
+            let names: Vec<String> = dropped.iter().map(|name| name.chars().take(64).collect()).collect();
+            let names: String = names.join(", ").chars().take(REASON_CHARS_MAX).collect();
+            reason += &format!(" (without its headers {names}, which are too large to be kept)");
+        }
         for (name, value) in [
-            (HEADER_REASON, reason.to_owned()),
+            (HEADER_REASON, reason),
             (HEADER_REASON_KIND, kind.as_str().to_owned()),
             (HEADER_SOURCE, source),
             (HEADER_DEAD_LETTER, id),
@@ -187,6 +208,51 @@ impl DeadLetter {
     }
 }
 
+/// Takes the largest headers out until the rest can be carried, and says which.
+fn drop_large(headers: &mut BTreeMap<String, HeaderValue>) -> Vec<String> {
+    let size = |(name, value): (&String, &HeaderValue)| 1 + name.len() + amqp_bytes(value);
+    let mut sizes: Vec<(usize, String)> =
+        headers.iter().map(|header| (size(header), header.0.clone())).collect();
+    sizes.sort_unstable();
+    let mut total: usize = sizes.iter().map(|(size, _)| size).sum();
+    let mut dropped: Vec<String> =
+        headers.keys().filter(|name| name.len() > HEADER_NAME_BYTES_MAX).cloned().collect();
+    while total > HEADERS_BYTES_MAX
+        && let Some((size, name)) = sizes.pop()
+    {
+        total -= size;
+        dropped.push(name);
+    }
+    dropped.iter().for_each(|name| drop(headers.remove(name)));
+    dropped
+}
+
+/// About how many bytes a header's value takes in AMQP.
+fn amqp_bytes(value: &HeaderValue) -> usize {
+    match value {
+        HeaderValue::Text(text) => 5 + text.len(),
+        HeaderValue::Bool(_) => 2,
+        HeaderValue::Int(_) | HeaderValue::Float(_) => 9,
+        HeaderValue::Other(json) => match serde_json::from_str(json) {
+            Ok(value) => json_bytes(&value),
+            Err(_) => 5 + json.len(),
+        },
+    }
+}
+
+fn json_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null => 1,
+        Value::Bool(_) => 2,
+        Value::Number(_) => 9,
+        Value::String(text) => 5 + text.len(),
+        Value::Array(items) => 5 + items.iter().map(json_bytes).sum::<usize>(),
+        Value::Object(members) => {
+            5 + members.iter().map(|(name, value)| 1 + name.len() + json_bytes(value)).sum::<usize>()
+        }
+    }
+}
+
 /// A name without what a store or a terminal would stumble over.
 fn plain(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(SOURCE_CHARS_MAX).collect()
@@ -239,6 +305,33 @@ mod tests {
             assert_eq!((kept.kind, kept.taken_at), (DeadReason::NotJson, at));
             assert_eq!(kept.revive("orders".into()), Message { persistent: true, ..original });
         }
+    }
+
+    #[test]
+    fn a_letter_has_no_headers_that_could_not_be_carried() {
+        let mut original = message(b"x");
+        let numbers = format!("[{}]", vec!["1"; 12_000].join(","));
+        for (name, value) in [
+            ("numbers".to_owned(), HeaderValue::Other(numbers)),
+            ("large".to_owned(), HeaderValue::from("x".repeat(95_000))),
+            ("some".to_owned(), HeaderValue::from("x".repeat(10_000))),
+            ("n".repeat(256), HeaderValue::Bool(true)),
+        ] {
+            original.properties.headers.insert(name, value);
+        }
+        let buried =
+            DeadLetter::bury("d".into(), original, DeadReason::Mapping, &"r".repeat(5_000), ID.into());
+        let headers = &buried.properties.headers;
+        let names: Vec<&str> =
+            headers.keys().map(String::as_str).filter(|n| !n.starts_with("stagepost-")).collect();
+        assert_eq!(names, ["list", "ratio", "some", "tenant"]);
+        let reason = headers[HEADER_REASON].as_text().unwrap();
+        assert!(
+            reason.contains("rr (without its headers nnn") && reason.contains("numbers, large"),
+            "{reason:.3000}"
+        );
+        let total: usize = headers.iter().map(|(name, value)| name.len() + amqp_bytes(value)).sum();
+        assert!(total < 128 * 1024, "{total}");
     }
 
     #[test]

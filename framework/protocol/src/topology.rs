@@ -71,6 +71,24 @@ impl Topology {
         rest.is_some_and(|rest| rest.starts_with(".express."))
     }
 
+    /// `stagepost.trigger.NAME`, or `stagepost.trigger.ACCOUNT.REGION.NAME` outside the default namespace: what comes to
+    /// a trigger from an exchange.
+    pub fn trigger(&self, namespace: &Namespace, name: &str) -> String {
+        if *namespace == Namespace::default() {
+            format!("{}.trigger.{name}", self.prefix)
+        } else {
+            format!("{}.trigger.{}.{}.{name}", self.prefix, namespace.account, namespace.region)
+        }
+    }
+
+    /// Whether a queue is one of those that are named here.
+    pub fn is_internal(&self, queue: &str) -> bool {
+        const WHOLE: [&str; 5] = ["connectors", "callbacks", "signals", "express", "dead-letters"];
+        const BEGIN: [&str; 4] = ["shard.", "activity.", "express.", "trigger."];
+        let rest = queue.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));
+        rest.is_some_and(|rest| WHOLE.contains(&rest) || BEGIN.iter().any(|begin| rest.starts_with(begin)))
+    }
+
     /// `stagepost.dead-letters`: messages that could not be used, with the reason in a header.
     pub fn dead_letters(&self) -> String {
         format!("{}.dead-letters", self.prefix)
@@ -96,5 +114,15 @@ mod tests {
         assert!(t.is_runner(&t.runner(runner)) && !t.is_runner(&t.express()));
         assert_eq!(t.connectors(), "stagepost.connectors");
         assert_eq!(t.dead_letters(), "stagepost.dead-letters");
+        assert_eq!(t.trigger(&Namespace::default(), "web"), "stagepost.trigger.web");
+        assert_eq!(t.trigger(&other, "web"), "stagepost.trigger.111111111111.eu-west-1.web");
+        for queue in [t.callbacks(), t.express(), t.runner(runner), t.shard(ShardId(0)), t.dead_letters()] {
+            assert!(t.is_internal(&queue), "{queue}");
+        }
+        for queue in
+            ["orders", "stagepost.orders", "stagepostshard.1", "x.callbacks", "stagepost.callbacks.eu"]
+        {
+            assert!(!t.is_internal(queue), "{queue}");
+        }
     }
 }

@@ -7,14 +7,16 @@ use std::{
     time::Duration,
 };
 
-use stagepost_broker::{Broker, QueueSpec, in_process::InProcessBroker, rabbitmq::RabbitMqBroker};
+use stagepost_broker::{Broker, in_process::InProcessBroker, rabbitmq::RabbitMqBroker};
 use stagepost_connectors::{
     Registry,
     aws::Aws,
+    inbound,
     items::{CollectResults, DataSets, ReadItems, WriteResults},
 };
 use stagepost_coordinator::{
     Client, Coordinator, Metrics, Options, Parts, Recovered, express::Runner, installation_token_key,
+    triggers,
 };
 use stagepost_protocol::TokenKey;
 use stagepost_store::{Reader, Store, postgres::PostgresStore, sqlite::SqliteStore};
@@ -51,6 +53,9 @@ pub enum OpenError {
     /// The broker.
     #[error(transparent)]
     Broker(#[from] stagepost_broker::Error),
+    /// A trigger of the configuration.
+    #[error(transparent)]
+    Trigger(#[from] triggers::ConfigureError),
     /// A recovery stopped.
     #[error("the recovery stopped: {0}")]
     Recover(String),
@@ -88,14 +93,14 @@ struct Connectors {
 impl Connectors {
     fn start(
         settings: &Settings,
+        aws: &Aws,
         broker: &Arc<dyn Broker>,
         reader: Arc<dyn Reader>,
         api: &Arc<stagepost_api::Api>,
     ) -> Connectors {
-        let aws = Aws::new(settings.aws.clone());
-        let sets = DataSets::new(&aws, settings.files.clone());
+        let sets = DataSets::new(aws, settings.files.clone());
         let children = Arc::new(StoredChildren::new(reader));
-        let registry = Registry::standard(Arc::clone(broker), &aws)
+        let registry = Registry::standard(Arc::clone(broker), aws)
             .with("stagepost", "readItems", Arc::new(ReadItems::new(sets.clone())))
             .with("stagepost", "writeResults", Arc::new(WriteResults::new(sets, Arc::clone(&children) as _)))
             .with("stagepost", "collectResults", Arc::new(CollectResults::new(children)))
@@ -165,12 +170,13 @@ impl Installation {
         }
         let store = open_store(&settings).await?;
         let broker = open_broker(&settings).await?;
-        if matches!(settings.backend, Backend::Embedded { .. }) {
-            // Nobody else can have made the queues of a broker in this process.
-            let triggers = settings.coordinator.triggers.iter();
-            broker
-                .declare(&triggers.map(|trigger| QueueSpec::ours(&trigger.queue)).collect::<Vec<_>>())
-                .await?;
+        let aws = Aws::new(settings.aws.clone());
+        settings.coordinator.remote_queues = {
+            let aws = aws.clone();
+            Some(Arc::new(move |url, prefetch| Ok(inbound::consume(aws.clone(), url, prefetch))))
+        };
+        if settings.roles.coordinator {
+            configure_triggers(&settings, store.as_ref()).await?;
         }
         let token_key = token_key(store.as_ref()).await?;
         let Options { topology, shards, .. } = settings.coordinator.clone();
@@ -186,6 +192,7 @@ impl Installation {
         };
         let options = stagepost_api::Options {
             namespace: settings.namespace.clone(),
+            topology: settings.coordinator.topology.clone(),
             ..stagepost_api::Options::default()
         };
         // The trait object's upcast: the API and the connectors only read.
@@ -195,7 +202,7 @@ impl Installation {
             .with_metrics(move |out| metrics.render(out));
         let api = Arc::new(api);
         let connectors =
-            settings.roles.connectors.then(|| Connectors::start(&settings, &broker, reader, &api));
+            settings.roles.connectors.then(|| Connectors::start(&settings, &aws, &broker, reader, &api));
         let serving = Vec::new();
         Ok(Installation { settings, store, broker, token_key, client, coordinator, connectors, api, serving })
     }
@@ -351,6 +358,27 @@ async fn open_broker(settings: &Settings) -> Result<Arc<dyn Broker>, OpenError> 
             Ok(broker)
         }
     }
+}
+
+/// Makes sure of the triggers of the configuration; a store that cannot be reached is waited for.
+async fn configure_triggers(settings: &Settings, store: &dyn Store) -> Result<(), OpenError> {
+    let Options { topology, clock, .. } = &settings.coordinator;
+    for trigger in &settings.triggers {
+        let mut waits = Waits::new();
+        loop {
+            let configured =
+                triggers::configure(store, &settings.namespace, trigger, topology, clock.now()).await;
+            match configured {
+                Ok(()) => break,
+                Err(triggers::ConfigureError::Store(stagepost_store::Error::Unavailable(reason))) => {
+                    tracing::warn!(error = %reason, "the database cannot be reached, trying again");
+                    tokio::time::sleep(waits.next()).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn token_key(store: &dyn Store) -> Result<TokenKey, OpenError> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use stagepost_broker::rabbitmq::RabbitMqOptions;
 use stagepost_connectors::aws;
-use stagepost_coordinator::{Options, Trigger};
+use stagepost_coordinator::{Options, triggers::Trigger};
 use stagepost_protocol::{Namespace, Shards, StateMachineArn, limits::NAME_CHARS_MAX, topology::Topology};
 use stagepost_store::postgres;
 
@@ -28,6 +28,17 @@ pub enum SettingsError {
         /// What was given.
         text: String,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// A queue for token messages.
+    #[error(
+        "'{0}' cannot be a callback queue: it must be the name of a queue, or an http:// or https:// URL of one of SQS"
+    )]
+    CallbackQueue(String),
+    /// A file of triggers.
+    #[error("the triggers cannot be used: {reason}")]
+    Triggers {
+        /// What is wrong.
         reason: String,
     },
     /// The number of shards.
@@ -101,9 +112,11 @@ pub struct Settings {
     pub roles: Roles,
     /// The namespace of requests that name none. Default: account `000000000000` in `us-east-1`.
     pub namespace: Namespace,
-    /// The coordinator's settings: shards, queue names and triggers too, which the API shares. The embedded default
-    /// sets `owner` and `recover_shards`.
+    /// The coordinator's settings: shards and queue names too, which the API shares. The embedded default sets `owner` and
+    /// `recover_shards`; how queues beyond the broker are consumed comes from `aws`.
     pub coordinator: Options,
+    /// Triggers that a process with the coordinator's role makes sure of when it starts. Others are created by the API.
+    pub triggers: Vec<Trigger>,
     /// How RabbitMQ is used, where it is.
     pub rabbitmq: RabbitMqOptions,
     /// How PostgreSQL is used, where it is.
@@ -147,6 +160,7 @@ impl Settings {
             roles: Roles::ALL,
             namespace: Namespace::default(),
             coordinator: Options::default(),
+            triggers: Vec::new(),
             rabbitmq: RabbitMqOptions::default(),
             postgres: postgres::Options::default(),
             aws: aws::Settings::from_env(),
@@ -187,10 +201,51 @@ impl Settings {
         } else {
             StateMachineArn { namespace: self.namespace.clone(), name: machine.to_owned() }
         };
-        if self.coordinator.triggers.iter().any(|trigger| trigger.queue == queue) {
-            return Err(wrong("its queue has a trigger already, and each message starts one execution"));
+        self.push_trigger(Trigger::on_queue(queue, state_machine)).map_err(|reason| wrong(&reason))
+    }
+
+    /// Adds a queue for token messages: a name, `amqp:///QUEUE`, or the URL of a queue of SQS.
+    pub fn add_callback_queue(&mut self, queue: &str) -> Result<(), SettingsError> {
+        let name = queue.strip_prefix("amqp:///").unwrap_or(queue);
+        let is_url = name.starts_with("https://") || name.starts_with("http://");
+        let queues = &mut self.coordinator.callback_queues;
+        if name.is_empty() || name.len() > 255 || (name.contains("://") && !is_url) {
+            return Err(SettingsError::CallbackQueue(queue.to_owned()));
         }
-        self.coordinator.triggers.push(Trigger { queue: queue.to_owned(), state_machine });
+        if name != self.coordinator.topology.callbacks() && !queues.iter().any(|other| other == name) {
+            queues.push(name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Adds the triggers of a JSON document, a list of what CreateTrigger takes. A state machine may be given by its name.
+    pub fn add_triggers(&mut self, json: &str) -> Result<(), SettingsError> {
+        let wrong = |reason: String| SettingsError::Triggers { reason };
+        let mut list: Vec<serde_json::Value> =
+            serde_json::from_str(json).map_err(|error| wrong(format!("it must be a JSON list: {error}")))?;
+        for (place, members) in (1..).zip(&mut list) {
+            if let Some(name) = members["stateMachineArn"].as_str().filter(|name| !name.starts_with("arn:")) {
+                let arn = StateMachineArn { namespace: self.namespace.clone(), name: name.to_owned() };
+                members["stateMachineArn"] = arn.to_string().into();
+            }
+            let trigger = serde_json::from_value(members.take());
+            let trigger: Trigger = trigger.map_err(|error| wrong(format!("trigger {place}: {error}")))?;
+            let name = trigger.name.clone();
+            self.push_trigger(trigger)
+                .map_err(|reason| wrong(format!("trigger {place}, '{name}': {reason}")))?;
+        }
+        Ok(())
+    }
+
+    fn push_trigger(&mut self, trigger: Trigger) -> Result<(), String> {
+        trigger.check(&self.coordinator.topology)?;
+        if self.triggers.iter().any(|other| other.source == trigger.source) {
+            return Err("its source has a trigger already, and each message starts one execution".to_owned());
+        }
+        if self.triggers.iter().any(|other| other.name == trigger.name) {
+            return Err("another trigger has its name".to_owned());
+        }
+        self.triggers.push(trigger);
         Ok(())
     }
 }
@@ -204,8 +259,7 @@ mod tests {
         let mut settings = Settings::embedded(None);
         settings.add_trigger("web-orders=orders").unwrap();
         settings.add_trigger("eu=arn:aws:states:eu-west-1:111111111111:stateMachine:orders").unwrap();
-        let arns: Vec<String> =
-            settings.coordinator.triggers.iter().map(|t| t.state_machine.to_string()).collect();
+        let arns: Vec<String> = settings.triggers.iter().map(|t| t.state_machine_arn.to_string()).collect();
         assert_eq!(arns[0], "arn:aws:states:us-east-1:000000000000:stateMachine:orders");
         assert_eq!(arns[1], "arn:aws:states:eu-west-1:111111111111:stateMachine:orders");
         for (bad, told) in [
@@ -215,8 +269,52 @@ mod tests {
             ("q=a b", "at most 80 characters"),
             ("q=arn:aws:states:us-east-1:1:activity:x", "stateMachine:NAME"),
             ("web-orders=other", "has a trigger already"),
+            ("web/orders=other", "has its name"),
+            ("stagepost.shard.00=orders", "itself uses"),
         ] {
             let error = settings.add_trigger(bad).unwrap_err().to_string();
+            assert!(error.contains(told), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn callback_queues_are_names_or_urls() {
+        let mut settings = Settings::embedded(None);
+        for queue in ["answers", "amqp:///answers", "stagepost.callbacks", "https://sqs/1/q"] {
+            settings.add_callback_queue(queue).unwrap();
+        }
+        assert_eq!(settings.coordinator.callback_queues, ["answers", "https://sqs/1/q"]);
+        for bad in ["", "amqp:///", "ftp://h/q", "amqp://h/q"] {
+            assert!(settings.add_callback_queue(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn files_hold_triggers_as_the_api_takes_them() {
+        let mut settings = Settings::embedded(None);
+        let file = r#"[
+            {"name": "web", "source": {"queue": "web-orders"}, "stateMachineArn": "orders"},
+            {"name": "events", "source": {"exchange": "orders", "routingKey": "order.#"},
+             "stateMachineArn": "arn:aws:states:eu-west-1:111111111111:stateMachine:orders",
+             "mapping": "{'input': body}", "body": "TEXT", "prefetch": 5}
+        ]"#;
+        settings.add_triggers(file).unwrap();
+        let machines: Vec<&str> =
+            settings.triggers.iter().map(|t| t.state_machine_arn.namespace.region.as_str()).collect();
+        assert_eq!(machines, ["us-east-1", "eu-west-1"]);
+        for (bad, told) in [
+            ("{}", "JSON list"),
+            (r#"[{"name": "x"}]"#, "trigger 1"),
+            (
+                r#"[{"name": "x", "source": {"queue": "q"}, "stateMachineArn": "m", "prefetch": 0}]"#,
+                "'x': its prefetch",
+            ),
+            (
+                r#"[{"name": "x", "source": {"queue": "web-orders"}, "stateMachineArn": "m"}]"#,
+                "has a trigger already",
+            ),
+        ] {
+            let error = settings.add_triggers(bad).unwrap_err().to_string();
             assert!(error.contains(told), "{bad}: {error}");
         }
     }

@@ -4,6 +4,7 @@
 mod dead_letters;
 mod schedules;
 mod signals;
+mod triggers;
 
 use crate::operations::operations;
 
@@ -11,16 +12,23 @@ operations! {
     /// The operations of Stagepost that there are.
     "BackfillSchedule" => schedules::backfill,
     "CreateSchedule" => schedules::create,
+    "CreateTrigger" => triggers::create,
     "DeleteSchedule" => schedules::delete,
+    "DeleteTrigger" => triggers::delete,
     "DescribeDeadLetter" => dead_letters::describe,
     "DescribeSchedule" => schedules::describe,
+    "DescribeTrigger" => triggers::describe,
     "DiscardDeadLetters" => dead_letters::discard,
     "ListDeadLetters" => dead_letters::list,
     "ListScheduleTimes" => schedules::list_times,
     "ListSchedules" => schedules::list,
+    "ListTriggers" => triggers::list,
     "PauseSchedule" => schedules::pause,
+    "PauseTrigger" => triggers::pause,
     "RequeueDeadLetters" => dead_letters::requeue,
     "ResumeSchedule" => schedules::resume,
+    "ResumeTrigger" => triggers::resume,
     "SignalExecution" => signals::send,
     "UpdateSchedule" => schedules::update,
+    "UpdateTrigger" => triggers::update,
 }

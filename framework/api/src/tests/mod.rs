@@ -24,6 +24,7 @@ mod operators;
 mod schedules;
 mod signals;
 mod test_state;
+mod triggers;
 mod whole;
 
 const PASS: &str = r#"{"StartAt":"P","States":{"P":{"Type":"Pass","End":true}}}"#;

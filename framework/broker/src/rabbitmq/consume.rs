@@ -100,6 +100,8 @@ impl RabbitMqConsumer {
             deliveries.push(Delivery {
                 tag: DeliveryTag { generation, tag: delivery.delivery_tag },
                 redelivered: delivery.redelivered,
+                routing_key: (!delivery.exchange.as_str().is_empty())
+                    .then(|| delivery.routing_key.as_str().to_owned()),
                 properties: from_amqp(&delivery.properties),
                 body: Bytes::from(delivery.data),
             });

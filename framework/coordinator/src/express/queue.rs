@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{RunError, Runner};
 use crate::{
-    callbacks::consume,
     dispatch,
     options::Options,
     pipeline::{Backoff, await_store, deliver},
+    sources::consume,
 };
 
 /// At most so many messages are taken at a time.

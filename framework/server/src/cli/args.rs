@@ -7,7 +7,7 @@ use stagepost_protocol::Namespace;
 use stagepost_server::{ApiClient, DEFAULT_ENDPOINT, bench::BenchArgs};
 use stagepost_store::ExecutionStatus;
 
-use super::{dead_letters::DeadLettersCommand, failure::Failure};
+use super::{dead_letters::DeadLettersCommand, failure::Failure, triggers::TriggerCommand};
 
 pub(crate) mod schedule;
 
@@ -77,6 +77,11 @@ pub(crate) enum Command {
     SendFailure(SendFailureArgs),
     /// Tell that the task of a token is still worked on
     SendHeartbeat(SendHeartbeatArgs),
+    /// Let messages of queues and exchanges start executions
+    Trigger {
+        #[command(subcommand)]
+        command: TriggerCommand,
+    },
     /// List, show, requeue or discard messages that could not be used
     DeadLetters {
         #[command(subcommand)]
@@ -162,7 +167,7 @@ pub(crate) struct ListenArgs {
     /// Where to listen
     #[arg(long, env = "STAGEPOST_LISTEN", default_value = "127.0.0.1:8083", value_name = "ADDRESS:PORT")]
     pub(crate) listen: SocketAddr,
-    /// A queue whose messages each start an execution of a state machine. Repeatable
+    /// A queue whose messages each start an execution of a state machine: makes sure of such a trigger. Repeatable
     #[arg(
         long = "trigger",
         env = "STAGEPOST_TRIGGERS",
@@ -170,6 +175,17 @@ pub(crate) struct ListenArgs {
         value_name = "QUEUE=STATE_MACHINE"
     )]
     pub(crate) triggers: Vec<String>,
+    /// A file of triggers to make sure of: a JSON list of what CreateTrigger takes
+    #[arg(long = "triggers", env = "STAGEPOST_TRIGGERS_FILE", value_name = "FILE")]
+    pub(crate) triggers_file: Option<PathBuf>,
+    /// A further queue for token messages: its name, or the URL of a queue of SQS. Repeatable
+    #[arg(
+        long = "callback-queue",
+        env = "STAGEPOST_CALLBACK_QUEUES",
+        value_delimiter = ',',
+        value_name = "QUEUE|URL"
+    )]
+    pub(crate) callback_queues: Vec<String>,
     /// Keep about so many dead letters in the database; further ones wait in their queue. 0: all stay in the queue
     #[arg(long, env = "STAGEPOST_DEAD_LETTERS_MAX", default_value_t = 10_000, value_name = "N")]
     pub(crate) dead_letters_max: u32,
@@ -590,6 +606,16 @@ mod tests {
             "send-success -token --output {}",
             "send-failure --error E --cause c -- -token",
             "send-heartbeat token --region eu-west-1 --account 111111111111",
+            "dev --triggers triggers.json --callback-queue answers --callback-queue https://sqs/1/q",
+            "trigger create web --queue q --state-machine m --mapping {'input':body} --body by-content-type --prefetch 5",
+            "trigger create web --exchange e --routing-key a.# --state-machine m --json",
+            "trigger create web --queue-url https://sqs/1/q --state-machine m",
+            "trigger update web --state-machine m --mapping @map.jsonata --body text",
+            "trigger list --max 5 --json",
+            "trigger show web",
+            "trigger pause web --reason migration",
+            "trigger resume web",
+            "trigger delete web --json",
             "dead-letters list --source q --reason not-json --max 5 --json",
             "dead-letters show ID --reveal",
             "dead-letters requeue A B --queue q",
@@ -619,6 +645,13 @@ mod tests {
             "test-state a.json --retries 1",
             "list n --status done",
             "dev --listen nowhere",
+            "trigger",
+            "trigger create web --state-machine m",
+            "trigger create web --queue q",
+            "trigger create web --queue q --queue-url u --state-machine m",
+            "trigger create web --exchange e --state-machine m",
+            "trigger create web --queue q --state-machine m --body xml",
+            "trigger pause",
             "dead-letters",
             "dead-letters requeue",
             "dead-letters discard ID --all",

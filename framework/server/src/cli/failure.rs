@@ -91,6 +91,12 @@ fn refusal_hint(code: &str) -> Option<&'static str> {
         "InvalidExecutionInput" | "InvalidOutput" => {
             "it must be one JSON value of at most 256 KiB; @FILE reads it from a file"
         }
+        "TriggerDoesNotExist" => {
+            "`stagepost trigger list` shows the triggers; one that is being deleted counts as gone"
+        }
+        "TriggerAlreadyExists" => {
+            "`stagepost trigger update` changes one; delete it first to give it another source"
+        }
         "InvalidName" => "use letters, digits, '-' and '_', at most 80 of them",
         _ => return None,
     })
@@ -124,6 +130,8 @@ impl From<OpenError> for Failure {
                     _ => failure,
                 }
             }
+            OpenError::Trigger(_) => Failure::usage(message)
+                .with_hint("triggers come from --trigger, --triggers and `stagepost trigger create`"),
             OpenError::Broker(Broker::Unreachable { .. }) | OpenError::Store(Store::Unavailable(_)) => {
                 Failure::new(UNREACHABLE, message)
             }

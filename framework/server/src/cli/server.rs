@@ -83,6 +83,12 @@ fn apply(args: &ListenArgs, settings: &mut Settings) -> Result<(), Failure> {
     // An empty variable is one that is not set.
     let triggers = args.triggers.iter().filter(|trigger| !trigger.is_empty());
     triggers.into_iter().try_for_each(|trigger| settings.add_trigger(trigger))?;
+    if let Some(file) = args.triggers_file.as_deref().filter(|file| !file.as_os_str().is_empty()) {
+        settings.add_triggers(&output::read_file(file)?)?;
+    }
+    for queue in args.callback_queues.iter().filter(|queue| !queue.is_empty()) {
+        settings.add_callback_queue(queue)?;
+    }
     settings.coordinator.dead_letters_max = args.dead_letters_max;
     settings.files = args.files.clone().filter(|directory| !directory.as_os_str().is_empty());
     Ok(())
@@ -170,9 +176,9 @@ fn dev_banner(settings: &Settings, address: SocketAddr) {
         label("health"),
         label("data"),
     );
-    for trigger in &settings.coordinator.triggers {
-        let (queue, machine) = (&trigger.queue, &trigger.state_machine.name);
-        text += &format!("{}each message on queue {queue} starts {machine}\n", label("trigger"));
+    for trigger in &settings.triggers {
+        let (name, machine) = (&trigger.name, &trigger.state_machine_arn.name);
+        text += &format!("{}each message of {name} starts {machine}\n", label("trigger"));
     }
     let endpoint =
         if url == stagepost_server::DEFAULT_ENDPOINT { String::new() } else { format!(" --endpoint {url}") };

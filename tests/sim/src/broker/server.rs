@@ -332,6 +332,7 @@ impl Consumer {
             body: stored.message.body.clone(),
             properties: stored.message.properties.clone(),
             redelivered: stored.redelivered,
+            routing_key: None,
         };
         // Never before one that was sent earlier.
         let travel =
