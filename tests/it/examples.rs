@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stagepost_server::HistoryEvent;
 use stagepost_tests::{
     Process, Queues, Servers, Site,
-    binaries::{JOB_POLLER, ORDER_FULFILMENT},
+    binaries::{APPROVAL, JOB_POLLER, ORDER_FULFILMENT},
     orders,
 };
 
@@ -159,4 +159,25 @@ async fn the_job_example_alone_waits_for_its_job_and_exits_0() {
     let status = alone.ended(PATIENCE).await;
     let output = alone.output();
     assert!(status.success() && output.contains("succeeded"), "{status}\n{output}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_approval_example_alone_decides_its_claims_and_exits_0() {
+    let site = Site::embedded();
+    let mut alone = Process::start("approval", site.command(APPROVAL));
+    let status = alone.ended(PATIENCE).await;
+    let output = alone.output();
+    assert!(status.success(), "{status}\n{output}");
+    for shown in [
+        "AskManager",
+        "NobodyAnswered",
+        r#"{"status":"paid","cents":4200,"by":"lead"}"#,
+        r#"{"status":"paid","cents":150000,"by":"manager"}"#,
+        r#""rejection":{"By":"lead","Comment":"not on the company"}"#,
+        "nobody answered",
+        "TIMED_OUT",
+        "4 claims done",
+    ] {
+        assert!(output.contains(shown), "'{shown}' was not shown:\n{output}");
+    }
 }

@@ -5,6 +5,7 @@
 //! runs at a time (`.config/nextest.toml`), and those that kill servers start their own.
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod approvals;
 mod bad_input;
 mod callbacks;
 mod chaos;

@@ -24,6 +24,8 @@ pub struct Binary {
 pub const STAGEPOST: Binary = Binary { name: "stagepost" };
 /// The order example.
 pub const ORDER_FULFILMENT: Binary = Binary { name: "order-fulfilment" };
+/// The approval example.
+pub const APPROVAL: Binary = Binary { name: "approval" };
 /// The job example.
 pub const JOB_POLLER: Binary = Binary { name: "job-poller" };
 /// Activities that misbehave when asked to.

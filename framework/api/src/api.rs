@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use stagepost_broker::Health;
 use stagepost_coordinator::{client::Client, express::Runner};
-use stagepost_protocol::{Namespace, topology::Topology};
+use stagepost_protocol::{Namespace, TokenKey, topology::Topology};
 use stagepost_store::Reader;
 use tokio::sync::watch;
 
@@ -23,6 +23,9 @@ pub struct Options {
     pub activity_poll: Duration,
     /// The names of the installation's queues.
     pub topology: Topology,
+    /// Where people reach this server, without a slash at its end: links to approvals begin with it. Default: as the
+    /// request for the link did.
+    pub public_url: Option<String>,
 }
 
 impl Default for Options {
@@ -31,6 +34,7 @@ impl Default for Options {
             namespace: Namespace::default(),
             activity_poll: Duration::from_secs(60),
             topology: Topology::default(),
+            public_url: None,
         }
     }
 }
@@ -39,6 +43,8 @@ impl Default for Options {
 pub struct Api {
     pub(crate) reader: Arc<dyn Reader>,
     pub(crate) commands: Arc<dyn Commands>,
+    /// Signs the task tokens of approvals and the links to them.
+    pub(crate) token_key: TokenKey,
     pub(crate) broker: watch::Receiver<Health>,
     pub(crate) options: Options,
     pub(crate) requests: RequestMetrics,
@@ -56,17 +62,19 @@ impl Api {
         broker: watch::Receiver<Health>,
         options: Options,
     ) -> Api {
-        Api::over(reader, Arc::new(Coordinators { client, runner }), broker, options)
+        let token_key = client.token_key().clone();
+        Api::over(reader, Arc::new(Coordinators { client, runner }), token_key, broker, options)
     }
 
     pub(crate) fn over(
         reader: Arc<dyn Reader>,
         commands: Arc<dyn Commands>,
+        token_key: TokenKey,
         broker: watch::Receiver<Health>,
         options: Options,
     ) -> Api {
         let (requests, sources, closing) = (RequestMetrics::default(), Vec::new(), watch::Sender::new(false));
-        Api { reader, commands, broker, options, requests, sources, closing }
+        Api { reader, commands, token_key, broker, options, requests, sources, closing }
     }
 
     /// Adds a source to `/metrics`: it appends families in the Prometheus text format.

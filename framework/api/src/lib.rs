@@ -3,6 +3,7 @@
 //! ```text
 //! SDKs, CLI, boto3 ──POST /──► wire (protocol) ──► states, own (operations) ──► Reader: what is stored
 //!                                                                         └──► Commands: what changes executions
+//! people ──► /approvals/ID (pages behind signed links)
 //! operators ──► /healthz, /readyz, /metrics
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! request to its shard and is answered after the commit. This crate never writes executions.
 
 mod api;
+mod approvals;
 mod commands;
 mod health;
 pub mod metrics;

@@ -10,18 +10,19 @@ use axum::{
 };
 use tokio::{net::TcpListener, sync::oneshot, time::sleep};
 
-use crate::{api::Api, health, wire};
+use crate::{api::Api, approvals::pages, health, wire};
 
 /// How long requests may still run after a shutdown was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-/// The routes of the API: `POST /` and what operators ask. Merge others (the UI) into it.
+/// The routes of the API: `POST /`, the pages of approvals and what operators ask. Merge others (the UI) into it.
 pub fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/", post(wire::request::handle))
         // The protocol's own limit answers in the protocol's words.
         .layer(DefaultBodyLimit::disable())
         .with_state(api.clone())
+        .merge(pages::router(api.clone()))
         .merge(health_router(api))
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::Value;
 pub use stagepost_protocol::IntegrationPattern;
+use stagepost_protocol::approval;
 
 use crate::{
     choice::Rule,
@@ -349,6 +350,12 @@ impl Resource {
     pub fn waits_for_signal(&self) -> bool {
         matches!(self, Resource::Service { service, action, .. }
             if service == "stagepost" && action == "waitForSignal")
+    }
+
+    /// Whether it is `arn:aws:states:::stagepost:requestApproval.waitForTaskToken`: the task ends when people answer.
+    pub fn asks_for_approval(&self) -> bool {
+        matches!(self, Resource::Service { service, action, .. }
+            if service == approval::SERVICE && action == approval::ACTION)
     }
 }
 

@@ -11,6 +11,7 @@
 //! (Retry, Catch, timeouts, the history) is the coordinator's business. A call may be made twice after a crash, as any
 //! attempt may; [`Call::idempotency_key`] is the same for all attempts of a step.
 
+mod approval;
 pub mod aws;
 mod call;
 mod http;
@@ -27,6 +28,7 @@ mod sqs;
 #[cfg(test)]
 mod testing;
 
+pub use approval::RequestApproval;
 pub use call::{Answer, Call, Connector};
 pub use registry::{Registry, worker};
 pub use stagepost::Failure;

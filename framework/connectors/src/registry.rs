@@ -6,7 +6,7 @@ use stagepost::{
     Broker, Failure, Worker,
     calls::{CallTask, Called, registration},
 };
-use stagepost_protocol::{IntegrationPattern, ServiceCall, error_names};
+use stagepost_protocol::{IntegrationPattern, ServiceCall, approval, error_names};
 
 use crate::{
     aws::Aws,
@@ -75,6 +75,17 @@ impl Registry {
         calls
     }
 
+    /// Those of the calls that definitions may make: a function by its ARN is no service integration, and how Map states
+    /// read and write is the engine's own affair.
+    pub fn integrations(&self) -> Vec<String> {
+        let mut calls = self.calls();
+        let approval = format!("{}:{}", approval::SERVICE, approval::ACTION);
+        calls.retain(|call| {
+            *call != "lambda:function" && (*call == approval || !call.starts_with("stagepost:"))
+        });
+        calls
+    }
+
     /// Whether there is a connector for an action of a service that waits for what the pattern says.
     pub fn has(&self, service: &str, action: &str, pattern: IntegrationPattern) -> bool {
         self.find(service, action).is_some_and(|connector| connector.offers(pattern))
@@ -110,9 +121,7 @@ impl Registry {
     }
 
     fn unknown(&self, call: &Call) -> Failure {
-        // A function by its ARN is no service integration, and those of the engine's own are not for definitions.
-        let mut known = self.calls();
-        known.retain(|name| name != "lambda:function" && !name.starts_with("stagepost:"));
+        let known = self.integrations();
         let cause = format!(
             "The service integration '{}' is not supported by this version of Stagepost. It supports {}.",
             call.resource(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use stagepost_engine::{Execution, children::waits_for_executions};
+use stagepost_engine::{Execution, approvals::asks_for_approvals, children::waits_for_executions};
 use stagepost_protocol::{ExecutionId, Timestamp, shard::Stop};
 
 /// An execution and what the coordinator knows about its rows in the store.
@@ -26,6 +26,8 @@ pub(crate) struct Entry {
     pub(crate) in_flight: u32,
     /// Its definition has states that wait for executions that they start.
     pub(crate) waits_for_executions: bool,
+    /// Its definition has states that ask for approvals.
+    pub(crate) asks_for_approvals: bool,
     /// So many batches are on their way up to the newest that stops executions. Until they are settled these are read from
     /// the rows, so no snapshot replaces them.
     pub(crate) stopping: u32,
@@ -61,6 +63,7 @@ impl Entry {
     ) -> Entry {
         Entry {
             waits_for_executions: waits_for_executions(execution.definition()),
+            asks_for_approvals: asks_for_approvals(execution.definition()),
             execution,
             definition_id: definition_id.into(),
             sequence,

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use stagepost_broker::Delivery;
 use stagepost_protocol::{
-    DeadReason, Message, Report, ReportOutcome, ShardMessage, TokenAnswer, TokenKey, TokenMessage, limits,
+    DeadReason, Message, Report, ReportOutcome, ShardMessage, TokenAnswer, TokenKey, TokenMessage,
+    approval::{Answer, NAME_CHARS_MAX, Via},
+    limits,
     payload::json_problem,
 };
 use tokio_util::sync::CancellationToken;
@@ -44,6 +46,8 @@ enum Unusable {
     ManyOutcomes,
     #[error("its task token is not of this installation")]
     Token,
+    #[error("'by' has more than {NAME_CHARS_MAX} characters")]
+    By,
 }
 
 impl Unusable {
@@ -58,7 +62,9 @@ impl Unusable {
         match self {
             Unusable::TooLarge(_) => DeadReason::TooLarge,
             Unusable::NotJson(_) => DeadReason::NotJson,
-            Unusable::Members(_) | Unusable::NoOutcome | Unusable::ManyOutcomes => DeadReason::Malformed,
+            Unusable::Members(_) | Unusable::NoOutcome | Unusable::ManyOutcomes | Unusable::By => {
+                DeadReason::Malformed
+            }
             Unusable::Token => DeadReason::InvalidToken,
         }
     }
@@ -165,6 +171,9 @@ fn report(token_key: &TokenKey, body: &[u8]) -> Result<(stagepost_protocol::Exec
     }
     let message: TokenMessage = serde_json::from_slice(body).map_err(|error| Unusable::body(&error))?;
     let (execution, _) = token_key.verify(message.task_token.as_str()).ok_or(Unusable::Token)?;
+    if message.by.as_ref().is_some_and(|by| by.chars().count() > NAME_CHARS_MAX) {
+        return Err(Unusable::By);
+    }
     let failed = message.error.is_some() || message.cause.is_some();
     let outcome = match (message.output, failed, message.heartbeat) {
         (Some(output), false, false) => ReportOutcome::Succeeded(output),
@@ -175,7 +184,14 @@ fn report(token_key: &TokenKey, body: &[u8]) -> Result<(stagepost_protocol::Exec
     };
     Ok((
         execution,
-        Report { token: message.task_token, worker: None, started_at: None, outcome, child: None },
+        Report {
+            token: message.task_token,
+            worker: None,
+            started_at: None,
+            outcome,
+            child: None,
+            answer: Some(Answer { via: Via::Message, by: message.by, comment: None }),
+        },
     ))
 }
 
@@ -219,6 +235,13 @@ mod tests {
             assert_eq!(unusable.kind(), DeadReason::Malformed, "{body}");
             assert!(!unusable.to_string().contains(t), "{unusable}");
         }
+        let by = |name: &str| format!(r#"{{"taskToken":"{t}","output":1,"by":"{name}"}}"#);
+        let (_, answered) = report(&key, by("ada").as_bytes()).unwrap();
+        assert_eq!(
+            answered.answer,
+            Some(Answer { via: Via::Message, by: Some("ada".into()), comment: None })
+        );
+        assert_eq!(read(by(&"x".repeat(257))), Err(Unusable::By));
         assert!(matches!(read("x".repeat(400_000)), Err(Unusable::TooLarge(400_000))));
     }
 }

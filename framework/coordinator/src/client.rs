@@ -96,6 +96,11 @@ impl Client {
         Ok(Arc::new(Client { broker, topology, shards, token_key, reply_to, pending, next_id, receiver }))
     }
 
+    /// The secret that signs the installation's task tokens.
+    pub fn token_key(&self) -> &TokenKey {
+        &self.token_key
+    }
+
     /// Sends a request to the shard of `execution` and waits for its reply, which comes after the commit.
     pub async fn request(&self, execution: ExecutionId, message: ShardMessage) -> Result<Reply, ClientError> {
         self.request_at(self.topology.shard(self.shards.of(execution)), message).await
@@ -257,7 +262,7 @@ impl Client {
     async fn announce(&self, token: TaskToken, worker: Option<&str>) -> Result<Reply, ClientError> {
         let worker = worker.map(str::to_owned);
         let outcome = ReportOutcome::Started;
-        self.report(Report { token, worker, started_at: None, outcome, child: None }).await
+        self.report(Report { token, worker, started_at: None, outcome, child: None, answer: None }).await
     }
 }
 
@@ -367,6 +372,7 @@ mod tests {
                     started_at: None,
                     outcome,
                     child: None,
+                    answer: None,
                 };
                 let reports = vec![report(ReportOutcome::Started), report(ReportOutcome::Succeeded(output))];
                 let message = ShardMessage::Reports(reports).encode(task.reply_to.clone(), None);

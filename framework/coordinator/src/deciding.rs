@@ -30,6 +30,7 @@ use crate::{
 
 mod abandon;
 mod answers;
+mod approvals;
 pub(crate) mod family;
 mod map_runs;
 mod round;

@@ -9,6 +9,7 @@
 //! changes an execution and evaluates nothing, live and in replay alike: replaying the stored events gives the
 //! state that decided them.
 
+pub mod approvals;
 pub mod children;
 pub mod command;
 mod context;

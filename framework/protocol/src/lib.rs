@@ -2,6 +2,7 @@
 //! names. Pure: no clock, no randomness, no IO. Everything that crosses a process boundary is spelled here and
 //! nowhere else.
 
+pub mod approval;
 pub mod call;
 pub mod dead_letter;
 pub mod error_names;

@@ -319,17 +319,20 @@ pub struct TokenMessage {
     /// The task is still being worked on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub heartbeat: bool,
+    /// Who answers, for the record of an approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 impl TokenMessage {
-    /// What says this of a task; `None` for what no token message says, and for heartbeats.
-    pub fn of(task_token: TaskToken, outcome: ReportOutcome) -> Option<TokenMessage> {
+    /// What says this of a task, by whom if that is known; `None` for what no token message says, and for heartbeats.
+    pub fn of(task_token: TaskToken, outcome: ReportOutcome, by: Option<String>) -> Option<TokenMessage> {
         let (output, error, cause) = match outcome {
             ReportOutcome::Succeeded(output) => (Some(output), None, None),
             ReportOutcome::Failed { error, cause } => (None, error, cause),
             _ => return None,
         };
-        Some(TokenMessage { task_token, output, error, cause, heartbeat: false })
+        Some(TokenMessage { task_token, output, error, cause, heartbeat: false, by })
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ExecutionArn, ExecutionId, MapItem, MapRunArn, Message, Payload, Properties, Signal, StateMachineArn,
-    TaskToken, Timestamp, TokenMessage, payload::json_problem,
+    TaskToken, Timestamp, TokenMessage, approval::Answer, payload::json_problem,
 };
 
 /// The number of a shard, from 0.
@@ -100,6 +100,9 @@ pub struct Report {
     /// The child of a Map Run that says so. Absent where the attempt speaks for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<MapChild>,
+    /// Who completes the attempt, where somebody does so by hand: for the record of an approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
 }
 
 /// The child of a Map Run that has ended.
@@ -156,7 +159,8 @@ impl TokenAnswer {
     /// The message as it came, but for the spelling of its JSON. `None`: it is a heartbeat, which says nothing that could
     /// be lost.
     pub fn message(self) -> Option<Message> {
-        let body = TokenMessage::of(self.report.token, self.report.outcome)?;
+        let by = self.report.answer.and_then(|answer| answer.by);
+        let body = TokenMessage::of(self.report.token, self.report.outcome, by)?;
         let body = serde_json::to_vec(&body).expect("a token message has no maps and so always serialises");
         Some(Message {
             queue: self.source,
@@ -436,6 +440,7 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::approval::Via;
 
     #[test]
     fn each_slot_belongs_to_one_shard_whatever_their_number() {
@@ -479,6 +484,7 @@ mod tests {
             started_at: Some(Timestamp::from_millis(5)),
             outcome: ReportOutcome::Succeeded(Payload::parse("[1]").unwrap()),
             child: Some(MapChild { index: 7, redrives: 2, not_redrivable: true }),
+            answer: Some(Answer { via: Via::Link, by: Some("ada".into()), comment: None }),
         }]);
         let m = message.encode("q".into(), None);
         assert_eq!(ShardMessage::decode(&m.body, &m.properties), Ok(message));

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::ExecutionId;
+use crate::{ExecutionId, approval::LinkKey};
 
 /// The execution's id and the event's.
 const BODY_BYTES: usize = 24;
@@ -54,6 +54,13 @@ impl TokenKey {
     #[must_use]
     pub fn of_runner(&self, runner: RunnerId) -> TokenKey {
         TokenKey { mac: Arc::clone(&self.mac), runner: Some(runner) }
+    }
+
+    /// The key that signs links to approvals: made of this one, so that neither can be made to sign what the other does.
+    pub fn link_key(&self) -> LinkKey {
+        let mut mac = (*self.mac).clone();
+        mac.update(b"stagepost: links to approvals, version 1");
+        LinkKey::new(&mac.finalize().into_bytes())
     }
 
     /// The token of the attempt that was scheduled by event `event_id` of the execution.

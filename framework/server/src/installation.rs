@@ -9,7 +9,7 @@ use std::{
 
 use stagepost_broker::{Broker, in_process::InProcessBroker, rabbitmq::RabbitMqBroker};
 use stagepost_connectors::{
-    Registry,
+    Registry, RequestApproval,
     aws::Aws,
     inbound,
     items::{CollectResults, DataSets, ReadItems, WriteResults},
@@ -18,7 +18,7 @@ use stagepost_coordinator::{
     Client, Coordinator, Metrics, Options, Parts, Recovered, express::Runner, installation_token_key,
     triggers,
 };
-use stagepost_protocol::TokenKey;
+use stagepost_protocol::{TokenKey, approval};
 use stagepost_store::{Reader, Store, postgres::PostgresStore, sqlite::SqliteStore};
 use tokio::{
     net::TcpListener,
@@ -97,13 +97,17 @@ impl Connectors {
         broker: &Arc<dyn Broker>,
         reader: Arc<dyn Reader>,
         api: &Arc<stagepost_api::Api>,
+        token_key: &TokenKey,
     ) -> Connectors {
         let sets = DataSets::new(aws, settings.files.clone());
         let children = Arc::new(StoredChildren::new(reader));
+        let public_url = settings.public_url.clone();
+        let approvals = RequestApproval::new(Arc::clone(broker), aws, token_key.link_key(), public_url);
         let registry = Registry::standard(Arc::clone(broker), aws)
             .with("stagepost", "readItems", Arc::new(ReadItems::new(sets.clone())))
             .with("stagepost", "writeResults", Arc::new(WriteResults::new(sets, Arc::clone(&children) as _)))
             .with("stagepost", "collectResults", Arc::new(CollectResults::new(children)))
+            .with(approval::SERVICE, approval::ACTION, Arc::new(approvals))
             .with("states", "startExecution", Arc::new(StartExecution::new(Arc::clone(api))));
         let worker = stagepost_connectors::worker(Arc::clone(broker), registry)
             .queue_prefix(settings.coordinator.topology.prefix())
@@ -193,6 +197,7 @@ impl Installation {
         let options = stagepost_api::Options {
             namespace: settings.namespace.clone(),
             topology: settings.coordinator.topology.clone(),
+            public_url: settings.public_url.clone(),
             ..stagepost_api::Options::default()
         };
         // The trait object's upcast: the API and the connectors only read.
@@ -201,8 +206,10 @@ impl Installation {
         let api = stagepost_api::Api::new(reader.clone(), client.clone(), runner, broker.health(), options)
             .with_metrics(move |out| metrics.render(out));
         let api = Arc::new(api);
-        let connectors =
-            settings.roles.connectors.then(|| Connectors::start(&settings, &aws, &broker, reader, &api));
+        let connectors = settings
+            .roles
+            .connectors
+            .then(|| Connectors::start(&settings, &aws, &broker, reader, &api, &token_key));
         let serving = Vec::new();
         Ok(Installation { settings, store, broker, token_key, client, coordinator, connectors, api, serving })
     }

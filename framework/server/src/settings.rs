@@ -50,6 +50,11 @@ pub enum SettingsError {
     /// A role.
     #[error("'{0}' is not a role: the roles are 'api', 'coordinator' and 'connectors'")]
     Role(String),
+    /// The public URL.
+    #[error(
+        "'{0}' cannot be a public URL: it must be http://HOST or https://HOST, maybe with a port and a path"
+    )]
+    PublicUrl(String),
     /// No role.
     #[error("no role is given: the roles are 'api', 'coordinator' and 'connectors'")]
     NoRole,
@@ -126,6 +131,9 @@ pub struct Settings {
     pub aws: aws::Settings,
     /// The directory below which definitions may read files as data sets and write results. Default: none.
     pub files: Option<PathBuf>,
+    /// Where people reach this server: links to approvals begin with it. Default: none; then links begin as the request
+    /// for them did, and messages about approvals hold none.
+    pub public_url: Option<String>,
 }
 
 impl Settings {
@@ -165,6 +173,7 @@ impl Settings {
             postgres: postgres::Options::default(),
             aws: aws::Settings::from_env(),
             files: None,
+            public_url: None,
         }
     }
 
@@ -182,6 +191,18 @@ impl Settings {
             return Err(SettingsError::QueuePrefix(prefix.to_owned()));
         }
         self.coordinator.topology = Topology::new(prefix);
+        Ok(())
+    }
+
+    /// Sets where people reach this server.
+    pub fn set_public_url(&mut self, url: &str) -> Result<(), SettingsError> {
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        let host = rest.map(|rest| rest.split('/').next().unwrap_or(""));
+        let plain = url.bytes().all(|b| b.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&b));
+        if host.is_none_or(str::is_empty) || !plain {
+            return Err(SettingsError::PublicUrl(url.to_owned()));
+        }
+        self.public_url = Some(url.trim_end_matches('/').to_owned());
         Ok(())
     }
 
@@ -253,6 +274,21 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn public_urls_name_a_server() {
+        let mut settings = Settings::embedded(None);
+        for good in ["http://10.0.0.7:8083", "https://flows.example/", "https://example.org/flows/"] {
+            settings.set_public_url(good).unwrap();
+            assert_eq!(settings.public_url.as_deref(), Some(good.trim_end_matches('/')));
+        }
+        for bad in
+            ["", "flows.example", "http://", "https:///x", "ftp://h", "http://h?x", "http://h x", "http://ü"]
+        {
+            let refused = settings.set_public_url(bad);
+            assert_eq!(refused, Err(SettingsError::PublicUrl(bad.to_owned())), "{bad}");
+        }
+    }
 
     #[test]
     fn triggers_name_a_queue_and_a_state_machine() {

@@ -227,6 +227,32 @@ pub struct Snapshot {
     pub payload: String,
 }
 
+/// Entries that are added to the list which a record's body is, whatever it holds already. The record is made where there
+/// is none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Appended {
+    /// [`Record::kind`].
+    pub kind: String,
+    /// [`Record::namespace`].
+    pub namespace: Namespace,
+    /// [`Record::key`].
+    pub key: String,
+    /// The record's label from now on.
+    pub label: String,
+    /// When the record falls due from now on.
+    pub due_at: Option<Timestamp>,
+    /// In order; at least one.
+    pub entries: Vec<Payload>,
+}
+
+impl Appended {
+    /// The entries as the list that a new record holds.
+    fn list(&self) -> String {
+        let entries: Vec<&str> = self.entries.iter().map(Payload::as_str).collect();
+        format!("[{}]", entries.join(","))
+    }
+}
+
 /// Everything that one transaction changes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
@@ -248,6 +274,8 @@ pub struct Batch {
     pub snapshots: Vec<Snapshot>,
     /// Map Runs as they are now; each replaces what is stored of it. Each at most once.
     pub map_runs: Vec<MapRun>,
+    /// What happened to records whose bodies are lists. Each record at most once.
+    pub appended: Vec<Appended>,
 }
 
 impl Batch {
@@ -260,6 +288,7 @@ impl Batch {
             && self.wakes.is_empty()
             && self.snapshots.is_empty()
             && self.map_runs.is_empty()
+            && self.appended.is_empty()
     }
 }
 

@@ -168,7 +168,7 @@ async fn answer(world: Arc<World>, api: Api, asked: Asked) {
         Err(error) => ReportOutcome::Failed { error: Some((*error).to_owned()), cause: None },
     };
     let token = TaskToken::from_untrusted(&asked.token);
-    let report = Report { token, worker: None, started_at: None, outcome, child: None };
+    let report = Report { token, worker: None, started_at: None, outcome, child: None, answer: None };
     let reply = ask(&world, &api, |client| {
         let report = report.clone();
         async move { client.report(report).await }

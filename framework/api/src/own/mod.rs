@@ -1,6 +1,7 @@
 //! The operations that are Stagepost's own, one file per family: `X-Amz-Target: Stagepost.NAME`, else as those of the
 //! services.
 
+mod approvals;
 mod dead_letters;
 mod schedules;
 mod signals;
@@ -10,15 +11,20 @@ use crate::operations::operations;
 
 operations! {
     /// The operations of Stagepost that there are.
+    "AnswerApproval" => approvals::answer,
     "BackfillSchedule" => schedules::backfill,
+    "CreateApprovalLink" => approvals::link,
     "CreateSchedule" => schedules::create,
     "CreateTrigger" => triggers::create,
+    "DelegateApproval" => approvals::delegate,
     "DeleteSchedule" => schedules::delete,
     "DeleteTrigger" => triggers::delete,
+    "DescribeApproval" => approvals::describe,
     "DescribeDeadLetter" => dead_letters::describe,
     "DescribeSchedule" => schedules::describe,
     "DescribeTrigger" => triggers::describe,
     "DiscardDeadLetters" => dead_letters::discard,
+    "ListApprovals" => approvals::list,
     "ListDeadLetters" => dead_letters::list,
     "ListScheduleTimes" => schedules::list_times,
     "ListSchedules" => schedules::list,

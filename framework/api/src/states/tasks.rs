@@ -3,7 +3,13 @@
 use std::time::Duration;
 
 use serde_json::json;
-use stagepost_protocol::{Report, ReportOutcome, TaskToken, http, message::HEADER_WAIT, shard::Reply};
+use stagepost_protocol::{
+    Report, ReportOutcome, TaskToken,
+    approval::{self, Via},
+    http,
+    message::HEADER_WAIT,
+    shard::Reply,
+};
 
 use super::{Answer, Context, activities, executions::unexpected, names, nothing};
 use crate::{
@@ -73,7 +79,8 @@ pub(super) async fn send_heartbeat(cx: &Context<'_>, mut m: Members<'_>) -> Answ
 
 async fn report(cx: &Context<'_>, token: &str, outcome: ReportOutcome) -> Answer {
     let token = TaskToken::from_untrusted(token);
-    let report = Report { token, worker: None, started_at: None, outcome, child: None };
+    let answer = Some(approval::Answer { via: Via::Api, by: None, comment: None });
+    let report = Report { token, worker: None, started_at: None, outcome, child: None, answer };
     match cx.api.commands.report(report).await? {
         Reply::Accepted => nothing(),
         Reply::InvalidToken => Err(ApiError::about(Code::InvalidToken, "Invalid token")),

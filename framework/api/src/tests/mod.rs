@@ -9,12 +9,14 @@ use axum::{
 };
 use serde_json::{Value, json};
 use stagepost_broker::Health;
+use stagepost_protocol::TokenKey;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
 use crate::{Api, Options, router};
 use memory::Memory;
 
+mod approvals;
 mod dead_letters;
 mod errors;
 mod express;
@@ -44,7 +46,7 @@ impl Server {
         let memory = Arc::new(Memory::default());
         let (broker, health) = watch::channel(Health::Up);
         let options = Options { activity_poll: Duration::from_millis(50), ..Options::default() };
-        let api = Api::over(memory.clone(), memory.clone(), health, options)
+        let api = Api::over(memory.clone(), memory.clone(), TokenKey::new(&[7; 32]), health, options)
             .with_metrics(|out| out.push_str("other_total 7\n"));
         let api = Arc::new(api);
         Server { memory, router: router(api.clone()), api, broker }
@@ -69,7 +71,9 @@ impl Server {
         access_key: &str,
         region: &str,
     ) -> Result<Value, (String, String)> {
-        self.call_target(&format!("AWSStepFunctions.{operation}"), body, access_key, region).await
+        // What is named with its service is not of this one.
+        let service = if operation.contains('.') { "" } else { "AWSStepFunctions." };
+        self.call_target(&format!("{service}{operation}"), body, access_key, region).await
     }
 
     /// Calls an operation of our own.

@@ -63,7 +63,13 @@ async fn metrics_count_requests_and_hold_those_of_others() {
 async fn a_shutdown_answers_waiting_polls() {
     let mut s = Server::new();
     let options = crate::Options { activity_poll: Duration::from_secs(60), ..crate::Options::default() };
-    let api = crate::Api::over(s.memory.clone(), s.memory.clone(), s.broker.subscribe(), options);
+    let api = crate::Api::over(
+        s.memory.clone(),
+        s.memory.clone(),
+        s.api.token_key.clone(),
+        s.broker.subscribe(),
+        options,
+    );
     s.api = std::sync::Arc::new(api);
     s.router = crate::router(s.api.clone());
     let arn = s.activity("a").await;

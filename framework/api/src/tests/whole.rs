@@ -14,12 +14,12 @@ use stagepost_store::sqlite::{self, SqliteStore};
 use super::{ROLE, Server, memory::Memory};
 use crate::{Api, router};
 
-struct Whole {
-    server: Server,
-    coordinator: Coordinator,
+pub(super) struct Whole {
+    pub(super) server: Server,
+    pub(super) coordinator: Coordinator,
 }
 
-async fn whole() -> Whole {
+pub(super) async fn whole() -> Whole {
     let store = SqliteStore::open(":memory:", &sqlite::Options::default()).unwrap();
     let broker = InProcessBroker::new();
     let token_key = installation_token_key(&*store).await.unwrap();
@@ -36,7 +36,7 @@ async fn whole() -> Whole {
     Whole { server, coordinator }
 }
 
-async fn ended(s: &Server, arn: &Value) -> Value {
+pub(super) async fn ended(s: &Server, arn: &Value) -> Value {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let described = s.ok("DescribeExecution", json!({ "executionArn": arn })).await;

@@ -34,6 +34,8 @@ macro_rules! codes {
 codes! {
     ActivityAlreadyExists "com.amazonaws.states" BAD_REQUEST "Activity Already Exists",
     ActivityDoesNotExist "com.amazonaws.states" BAD_REQUEST "Activity Does Not Exist",
+    ApprovalClosed "stagepost" BAD_REQUEST "Approval Closed",
+    ApprovalDoesNotExist "stagepost" BAD_REQUEST "Approval Does Not Exist",
     ExecutionAlreadyExists "com.amazonaws.states" BAD_REQUEST "Execution Already Exists",
     ExecutionDoesNotExist "com.amazonaws.states" BAD_REQUEST "Execution Does Not Exist",
     ExecutionNotRedrivable "com.amazonaws.states" BAD_REQUEST "Execution Not Redrivable",

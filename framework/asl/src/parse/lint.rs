@@ -66,7 +66,8 @@ fn waits(found: &mut Findings, state: &State, task: &TaskState) {
             .iter()
             .any(|part| text.contains(part))
     });
-    if by_token && !told {
+    // An approval is answered by its id.
+    if by_token && !told && !task.resource.asks_for_approval() {
         let message = "Nobody is told the token that completes this task";
         let help =
             "put the token into the parameters: $$.Task.Token, or $states.context.Task.Token in JSONata";

@@ -1,6 +1,6 @@
 //! The `Resource` of a Task state.
 
-use stagepost_protocol::IntegrationPattern;
+use stagepost_protocol::{IntegrationPattern, approval};
 
 use crate::model::Resource;
 
@@ -66,6 +66,9 @@ fn integration(arn: &str, rest: &str) -> Result<Resource, String> {
     if let Some((_, actions)) = known
         && !actions.contains(&action)
     {
+        if service == approval::SERVICE {
+            return Err(format!("'{service}' offers {}", actions.join(", ")));
+        }
         let sdk = format!("arn:aws:states:::aws-sdk:{service}:{action}");
         return Err(format!("'{service}' offers {}; anything else is called as {sdk}", actions.join(", ")));
     }
@@ -75,6 +78,9 @@ fn integration(arn: &str, rest: &str) -> Result<Resource, String> {
         action: action.to_owned(),
         pattern,
     };
+    if resource.asks_for_approval() && pattern != IntegrationPattern::WaitForTaskToken {
+        return Err(format!("a task for people waits for them: arn:aws:states:::{call}.waitForTaskToken"));
+    }
     if resource.waits_for_signal() && pattern != IntegrationPattern::RequestResponse {
         return Err(format!("a task waits for a signal by itself: leave '{}' out", pattern.suffix()));
     }
@@ -104,7 +110,7 @@ const OPTIMIZED: &[(&str, &[&str])] = &[
     ("sns", &["publish"]),
     ("sqs", &["sendMessage"]),
     // Our own.
-    ("stagepost", &["waitForSignal"]),
+    (approval::SERVICE, &[approval::ACTION, "waitForSignal"]),
     ("states", &["startExecution"]),
 ];
 
@@ -131,6 +137,12 @@ mod tests {
         };
         service("::lambda:invoke", "lambda", "invoke", RequestResponse);
         service("::sqs:sendMessage.waitForTaskToken", "sqs", "sendMessage", WaitForTaskToken);
+        service(
+            "::stagepost:requestApproval.waitForTaskToken",
+            "stagepost",
+            "requestApproval",
+            WaitForTaskToken,
+        );
         service("::states:startExecution.sync", "states", "startExecution", Sync);
         service("::states:startExecution.sync:2", "states", "startExecution", Sync2);
         service("::stagepost:waitForSignal", "stagepost", "waitForSignal", RequestResponse);
@@ -170,6 +182,8 @@ mod tests {
             "arn:aws:s3:::bucket",
             "arn:aws:states:::dynamodb:query",
             "arn:aws:states:::stagepost:waitForSignal.waitForTaskToken",
+            "arn:aws:states:::stagepost:requestApproval",
+            "arn:aws:states:::stagepost:requestApproval.sync",
             "arn:aws:states:::stagepost:readItems",
             "arn:aws:states:::sqs",
             "arn:aws:states:::sqs:",

@@ -72,7 +72,14 @@ impl<'a> Child<'a> {
             ParentKind::Sync => (None, self.described(|payload| payload.as_str().into())),
             ParentKind::Sync2 => (None, self.described(Payload::to_value)),
         };
-        Some(Report { token: self.parent.token.clone(), worker: None, started_at: None, outcome, child })
+        Some(Report {
+            token: self.parent.token.clone(),
+            worker: None,
+            started_at: None,
+            outcome,
+            child,
+            answer: None,
+        })
     }
 
     fn plain(&self) -> Option<ReportOutcome> {
@@ -146,7 +153,14 @@ pub(super) fn begun(origin: &Origin) -> Option<Report> {
         ParentKind::Request | ParentKind::MapItem { .. } => return None,
     }
     let outcome = ReportOutcome::Submitted(start_answer(&origin.arn, origin.started_at));
-    Some(Report { token: parent.token.clone(), worker: None, started_at: None, outcome, child: None })
+    Some(Report {
+        token: parent.token.clone(),
+        worker: None,
+        started_at: None,
+        outcome,
+        child: None,
+        answer: None,
+    })
 }
 
 /// The execution whose start a report tells of, and its parent's attempt. If that waits no more, nobody stopped the

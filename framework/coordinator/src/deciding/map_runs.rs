@@ -109,6 +109,6 @@ impl Round<'_> {
         };
         let child = Some(MapChild { index, redrives, not_redrivable: true });
         let token = parent.token.clone();
-        self.tell_parent(Report { token, worker: None, started_at: None, outcome, child });
+        self.tell_parent(Report { token, worker: None, started_at: None, outcome, child, answer: None });
     }
 }

@@ -8,14 +8,16 @@ use stagepost_engine::{
 };
 use stagepost_protocol::{
     DeadReason, ExecutionId, MapRun, MapRunArn, Message, Parent, ParentKind, Report, ShardId, ShardMessage,
-    Timestamp, limits,
+    Timestamp,
+    approval::{Answer, ApprovalId},
+    limits,
     shard::{Redrive, Reply, Start, Stop},
 };
 use stagepost_store::{
-    EndedExecution, ExecutionStatus, HistoryRow, Lease, NewExecution, RedrivenExecution, Snapshot,
+    Appended, EndedExecution, ExecutionStatus, HistoryRow, Lease, NewExecution, RedrivenExecution, Snapshot,
 };
 
-use super::{Deciding, FACTS_MAX, Known, Taken, family, signals, snapshot_payload};
+use super::{Deciding, FACTS_MAX, Known, Taken, approvals::Asked, family, signals, snapshot_payload};
 use crate::{cache::Entry, dispatch, metrics::add, pipeline::Decided};
 
 /// A snapshot is not written before as many events as its size is worth.
@@ -49,6 +51,8 @@ pub(super) struct Round<'a> {
     pub(super) refused: Vec<ExecutionId>,
     /// The Map Runs that have changed, as they are now.
     map_runs: BTreeMap<MapRunArn, MapRun>,
+    /// What happened to approvals.
+    pub(super) approvals: BTreeMap<ApprovalId, Appended>,
 }
 
 pub(super) fn publish(declared: &mut HashSet<String>, decided: &mut Decided, message: Message) {
@@ -77,6 +81,7 @@ impl<'a> Round<'a> {
             volatile: false,
             refused: Vec::new(),
             map_runs: BTreeMap::new(),
+            approvals: BTreeMap::new(),
         }
     }
 
@@ -190,8 +195,9 @@ impl<'a> Round<'a> {
             return if ended { Reply::TaskTimedOut } else { Reply::TaskDoesNotExist };
         }
         let late = family::late_start(&report);
-        let Report { worker, started_at, outcome, child, .. } = report;
-        match self.decide(id, Input::Report { event_id, worker, started_at, outcome, child }) {
+        let Report { worker, started_at, outcome, child, answer, .. } = report;
+        let input = Input::Report { event_id, worker, started_at, outcome, child };
+        match self.decide_as(id, input, answer.as_ref()) {
             None => Reply::Accepted,
             Some(ignored) => {
                 if redelivered {
@@ -275,6 +281,7 @@ impl<'a> Round<'a> {
             self.tell_parent(begun);
         }
         self.touch(id).started = Some(start);
+        self.note_approvals(id, &Asked::default(), &applied.events, None);
         self.apply(id, applied);
         Reply::Started { started_at: self.now }
     }
@@ -406,10 +413,16 @@ impl<'a> Round<'a> {
 
     /// Decides; `None` when something changed.
     pub(super) fn decide(&mut self, id: ExecutionId, input: Input) -> Option<Ignored> {
+        self.decide_as(id, input, None)
+    }
+
+    /// As [`Round::decide`]; with who completes the attempt that the input is about, if that is known.
+    fn decide_as(&mut self, id: ExecutionId, input: Input, answer: Option<&Answer>) -> Option<Ignored> {
         let Deciding { cache, activities, token_key, options, .. } = &mut *self.deciding;
         let entry = cache.use_mut(id)?;
         let children =
             if entry.waits_for_executions { entry.execution.sync_children(token_key) } else { Vec::new() };
+        let asked = Asked::of(entry);
         let about = match &input {
             Input::Report { event_id, .. } => Some(*event_id),
             _ => None,
@@ -427,6 +440,7 @@ impl<'a> Round<'a> {
                 if entry.unconfirmed {
                     self.deciding.suspect(id);
                 }
+                self.note_approvals(id, &asked, &applied.events, about.zip(answer));
                 self.apply(id, applied);
                 self.stop_children(id, children, about);
                 None
@@ -521,6 +535,7 @@ impl<'a> Round<'a> {
         self.forget_refused();
         self.decided.batch.wakes.extend(std::mem::take(&mut self.wakes));
         self.decided.batch.map_runs.extend(std::mem::take(&mut self.map_runs).into_values());
+        self.decided.batch.appended.extend(std::mem::take(&mut self.approvals).into_values());
         self.leases();
     }
 

@@ -72,7 +72,7 @@ async fn hand_over(
     letter: Option<Message>,
     letters: &mut Vec<Message>,
 ) -> Option<Reply> {
-    let Report { token, worker, started_at, outcome, child } = report;
+    let Report { token, worker, started_at, outcome, child, .. } = report;
     let Some((id, event_id)) = runner.token_key.verify(token.as_str()) else {
         return Some(Reply::InvalidToken);
     };

@@ -92,7 +92,7 @@ async fn next_task(tasks: &mut dyn Consumer) -> TaskMessage {
 }
 
 fn report(task: &TaskMessage, outcome: ReportOutcome) -> Report {
-    Report { token: task.token.clone(), worker: None, started_at: None, outcome, child: None }
+    Report { token: task.token.clone(), worker: None, started_at: None, outcome, child: None, answer: None }
 }
 
 fn succeeded(output: &str) -> ReportOutcome {

@@ -474,6 +474,7 @@ async fn work(
                 started_at: None,
                 outcome: answer(activity, &task),
                 child: None,
+                answer: None,
             };
             let reports = reports.entry(task.reply_to).or_default();
             if dice.happens(50) {

@@ -126,6 +126,7 @@ impl Reporter {
                 started_at: Some(attempt.started_at),
                 outcome,
                 child: None,
+                answer: None,
             });
             batch.attempts.push(attempt);
         }

@@ -7,7 +7,9 @@ use stagepost_protocol::Namespace;
 use stagepost_server::{ApiClient, DEFAULT_ENDPOINT, bench::BenchArgs};
 use stagepost_store::ExecutionStatus;
 
-use super::{dead_letters::DeadLettersCommand, failure::Failure, triggers::TriggerCommand};
+use super::{
+    approvals::ApprovalsCommand, dead_letters::DeadLettersCommand, failure::Failure, triggers::TriggerCommand,
+};
 
 pub(crate) mod schedule;
 
@@ -81,6 +83,11 @@ pub(crate) enum Command {
     Trigger {
         #[command(subcommand)]
         command: TriggerCommand,
+    },
+    /// List and show tasks for people, answer them, hand them on, make links to them
+    Approvals {
+        #[command(subcommand)]
+        command: ApprovalsCommand,
     },
     /// List, show, requeue or discard messages that could not be used
     DeadLetters {
@@ -192,6 +199,9 @@ pub(crate) struct ListenArgs {
     /// Definitions may read files below this directory as data sets, and write results there. Default: no files
     #[arg(long, env = "STAGEPOST_FILES", value_name = "DIR")]
     pub(crate) files: Option<PathBuf>,
+    /// Where people reach this server: links to approvals begin with it. Default: http:// and what is listened on
+    #[arg(long, env = "STAGEPOST_PUBLIC_URL", value_name = "URL")]
+    pub(crate) public_url: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -616,6 +626,12 @@ mod tests {
             "trigger pause web --reason migration",
             "trigger resume web",
             "trigger delete web --json",
+            "approvals list --status open --for ada --max 5 --json",
+            "approvals show id",
+            "approvals approve a b --by ada --comment ok --answer {}",
+            "approvals reject a b --by ada --comment no",
+            "approvals delegate a --to bob --to eve --by ada --comment away",
+            "approvals link a --for bob --expires 2d --view",
             "dead-letters list --source q --reason not-json --max 5 --json",
             "dead-letters show ID --reveal",
             "dead-letters requeue A B --queue q",
@@ -644,6 +660,11 @@ mod tests {
             "test-state a.json --result {} --error E",
             "test-state a.json --retries 1",
             "list n --status done",
+            "approvals",
+            "approvals list --status done",
+            "approvals approve",
+            "approvals delegate a",
+            "approvals link a --expires soon",
             "dev --listen nowhere",
             "trigger",
             "trigger create web --state-machine m",

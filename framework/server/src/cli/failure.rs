@@ -43,6 +43,13 @@ impl Failure {
         self
     }
 
+    /// Says which of several things it is about.
+    #[must_use]
+    pub(crate) fn about(mut self, thing: &str) -> Failure {
+        self.message = format!("{thing}: {}", self.message);
+        self
+    }
+
     pub(crate) fn print(&self) {
         let style = Style::of(&std::io::stderr());
         // Causes come from outside; they shall not steer the terminal.
@@ -83,6 +90,8 @@ fn refusal_hint(code: &str) -> Option<&'static str> {
         "ExecutionAlreadyExists" => {
             "a name starts one execution; use another --name, or none for a name of its own"
         }
+        "ApprovalDoesNotExist" => "`stagepost approvals list` shows the approvals with their ids",
+        "ApprovalClosed" => "`stagepost approvals show ID` tells what happened to it",
         "TaskTimedOut" => {
             "the task has ended already: by another answer, by its timeout, or with its execution"
         }

@@ -3,9 +3,10 @@
 //! * `args` is what can be typed; `failure` what goes wrong, with its exit code and its hint; `output` what is
 //!   printed. Data goes to stdout, everything else to stderr.
 //! * `server` runs `dev`, `serve` and `recover`, the library's `bench` measures; `validate`, `test` and `explore` need no
-//!   server; `machines`, `executions`, `schedules`, `tasks`, `dead_letters`, `triggers` and `test_state` are clients of
-//!   one.
+//!   server; `machines`, `executions`, `schedules`, `tasks`, `approvals`, `dead_letters`, `triggers` and `test_state` are
+//!   clients of one.
 
+mod approvals;
 mod args;
 mod dead_letters;
 mod executions;
@@ -75,6 +76,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::SendFailure(args) => tasks::failure(args, namespace).await,
         Command::SendHeartbeat(args) => tasks::heartbeat(args, namespace).await,
         Command::Trigger { command } => triggers::run(command, namespace).await,
+        Command::Approvals { command } => approvals::run(command, namespace).await,
         Command::DeadLetters { command } => dead_letters::run(command, namespace).await,
         Command::Bench(args) => {
             bench::run(args).await.map_err(|error| Failure::server(format!("{error:#}")))?;

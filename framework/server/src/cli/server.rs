@@ -90,6 +90,14 @@ fn apply(args: &ListenArgs, settings: &mut Settings) -> Result<(), Failure> {
         settings.add_callback_queue(queue)?;
     }
     settings.coordinator.dead_letters_max = args.dead_letters_max;
+    match args.public_url.as_deref().filter(|url| !url.is_empty()) {
+        Some(url) => settings.set_public_url(url)?,
+        // What is listened on is where people reach it, if it is one address.
+        None if args.listen.port() != 0 && !args.listen.ip().is_unspecified() => {
+            settings.public_url = Some(format!("http://{}", args.listen));
+        }
+        None => {}
+    }
     settings.files = args.files.clone().filter(|directory| !directory.as_os_str().is_empty());
     Ok(())
 }

@@ -98,8 +98,8 @@ fn without_connector(machine: &StateMachine) -> Vec<Finding> {
         _ => None,
     });
     let unserved = calls.filter_map(|(state, resource)| match resource {
-        resource if resource.waits_for_signal() => None,
-        // What the installation does itself, in every pattern.
+        // What the installation does itself, in every pattern that the language accepts.
+        resource if resource.waits_for_signal() || resource.asks_for_approval() => None,
         Resource::Service { service, action, .. } if service == "states" && action == "startExecution" => {
             None
         }

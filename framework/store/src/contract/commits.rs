@@ -29,6 +29,7 @@ pub(crate) async fn a_batch_is_written_as_a_whole(db: Arc<dyn Database>) {
         wakes: vec![(three.id, Some(at(9000)))],
         snapshots: vec![Snapshot { execution: two.id, sequence: 1, payload: "s".to_owned() }],
         map_runs: vec![],
+        appended: vec![],
     };
     store.commit(batch.clone()).await.unwrap();
 

@@ -62,6 +62,7 @@ macro_rules! suite {
             a_record_is_changed_by_who_knows_its_version,
             one_of_many_changes_of_a_record_wins,
             records_are_listed_by_key_and_found_when_due,
+            a_commit_adds_to_the_lists_that_records_hold,
         );
     };
     ($run:path, $part:ident: $($name:ident),+ $(,)?) => {

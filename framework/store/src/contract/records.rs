@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use stagepost_protocol::{Namespace, Payload};
 
-use super::{Database, at};
-use crate::{ListRecords, Record};
+use super::{Database, all_shards, at};
+use crate::{Appended, Batch, Error, Lease, ListRecords, Record};
 
 fn record(key: &str, label: &str, due_at: Option<i64>) -> Record {
     Record {
@@ -121,4 +121,47 @@ pub(crate) async fn records_are_listed_by_key_and_found_when_due(db: Arc<dyn Dat
 
     let counted = [store.count_records("k").await.unwrap(), store.count_records("none").await.unwrap()];
     assert_eq!(counted, [5, 0]);
+}
+
+pub(crate) async fn a_commit_adds_to_the_lists_that_records_hold(db: Arc<dyn Database>) {
+    let store = db.open().await;
+    let entry = |key: &str, label: &str, due_at: Option<i64>, entries: &[&str]| Appended {
+        kind: "k".to_owned(),
+        namespace: Namespace::default(),
+        key: key.to_owned(),
+        label: label.to_owned(),
+        due_at: due_at.map(at),
+        entries: entries.iter().map(|text| Payload::parse(text).unwrap()).collect(),
+    };
+    let commit = |appended: Vec<Appended>| store.commit(Batch { appended, ..Batch::default() });
+    let stored = async |key: &str| {
+        let record = store.record("k", &Namespace::default(), key).await.unwrap().unwrap();
+        (record.label, record.due_at, record.version, record.body.as_str().to_owned())
+    };
+    commit(vec![
+        entry("a", "OPEN", Some(5), &[r#"{"n":"ä]\u0000"}"#]),
+        entry("b", "DONE", None, &["1", "[2]"]),
+    ])
+    .await
+    .unwrap();
+    assert_eq!(stored("a").await, ("OPEN".into(), Some(at(5)), 1, r#"[{"n":"ä]\u0000"}]"#.into()));
+    assert_eq!(stored("b").await, ("DONE".into(), None, 1, "[1,[2]]".into()));
+    commit(vec![entry("a", "DONE", None, &["3"]), entry("c", "OPEN", None, &["4"])]).await.unwrap();
+    assert_eq!(stored("a").await, ("DONE".into(), None, 2, r#"[{"n":"ä]\u0000"},3]"#.into()));
+
+    // Who changes the record meanwhile and knows its version is not overwritten, and notices.
+    let mut record = store.record("k", &Namespace::default(), "c").await.unwrap().unwrap();
+    record.body = Payload::parse("[4,5]").unwrap();
+    assert!(store.put_record(&record).await.unwrap());
+    commit(vec![entry("c", "DONE", None, &["6"])]).await.unwrap();
+    assert_eq!(stored("c").await, ("DONE".into(), None, 3, "[4,5,6]".into()));
+    assert!(!store.put_record(&record).await.unwrap());
+
+    // All or nothing.
+    let lease = all_shards(&*store, "o", 1).await.remove(0);
+    let stale = Lease { epoch: lease.epoch - 1, ..lease };
+    let appended = vec![entry("d", "OPEN", None, &["1"])];
+    let refused = store.commit(Batch { leases: vec![stale], appended, ..Batch::default() }).await;
+    assert!(matches!(refused, Err(Error::LeaseLost(_))), "{refused:?}");
+    assert_eq!(store.record("k", &Namespace::default(), "d").await.unwrap(), None);
 }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use stagepost_protocol::{Parent, Slot};
 
 use super::{
-    errors, map_runs,
+    errors, map_runs, records,
     store::{Params, PostgresStore},
 };
 use crate::{
@@ -82,6 +82,7 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
     let ended = end_columns(&batch.ended);
     let snapshots = snapshot_columns(&batch.snapshots);
     let map_runs = map_runs::columns(&batch.map_runs);
+    let appended = records::columns(&batch.appended);
 
     let start_params: Params<'_> = &[
         &started.id,
@@ -120,10 +121,19 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
         &map_runs.started_at,
         &map_runs.record,
     ];
+    let append_params: Params<'_> = &[
+        &appended.kind,
+        &appended.account,
+        &appended.region,
+        &appended.key,
+        &appended.label,
+        &appended.due_at,
+        &appended.body,
+    ];
     let redrive_params: Params<'_> =
         &[&redriven.id, &redriven.redriven_at, &redriven.redrive_count, &redriven.wake_at];
     // Starts come before what changes them, wake-ups and redrives before ends, which drop them.
-    let statements: [(bool, &'static str, Params<'_>); 8] = [
+    let statements: [(bool, &'static str, Params<'_>); 9] = [
         (batch.leases.is_empty(), CHECK, &[&leases.0, &leases.1]),
         (batch.started.is_empty(), START, start_params),
         (batch.history.is_empty(), HISTORY, history_params),
@@ -132,6 +142,7 @@ pub(super) async fn commit(store: &PostgresStore, batch: &Batch) -> Result<()> {
         (batch.ended.is_empty(), END, end_params),
         (batch.snapshots.is_empty(), SNAPSHOT, &[&snapshots.0, &snapshots.1, &snapshots.2]),
         (batch.map_runs.is_empty(), map_runs::UPSERT, map_run_params),
+        (batch.appended.is_empty(), records::APPEND, append_params),
     ];
 
     let client = store.engine().await?;

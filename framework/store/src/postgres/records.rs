@@ -4,9 +4,44 @@ use stagepost_protocol::{Namespace, Timestamp};
 use tokio_postgres::Row;
 
 use super::store::{Params, PostgresStore};
-use crate::{ListRecords, Page, Record, Result, paging, stored};
+use crate::{Appended, ListRecords, Page, Record, Result, paging, stored};
 
 const COLUMNS: &str = "kind, account, region, key, label, due_at, version, body";
+
+/// Adds to the lists that bodies of records are: `[a]` and `[b]` make `[a,b]`.
+pub(super) const APPEND: &str = "INSERT INTO records (kind, account, region, key, label, due_at, version, body) \
+     SELECT kind, account, region, key, label, due_at, 1, body \
+     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[]) \
+     AS new (kind, account, region, key, label, due_at, body) \
+     ON CONFLICT (kind, account, region, key) DO UPDATE SET label = excluded.label, due_at = excluded.due_at, \
+     version = records.version + 1, body = left(records.body, -1) || ',' || substr(excluded.body, 2)";
+
+/// The parameters of [`APPEND`].
+#[derive(Default)]
+pub(super) struct Columns<'a> {
+    pub(super) kind: Vec<&'a str>,
+    pub(super) account: Vec<&'a str>,
+    pub(super) region: Vec<&'a str>,
+    pub(super) key: Vec<&'a str>,
+    pub(super) label: Vec<&'a str>,
+    pub(super) due_at: Vec<Option<i64>>,
+    pub(super) body: Vec<String>,
+}
+
+/// See [`crate::Batch::appended`].
+pub(super) fn columns(appended: &[Appended]) -> Columns<'_> {
+    let mut c = Columns::default();
+    for a in appended {
+        c.kind.push(&a.kind);
+        c.account.push(&a.namespace.account);
+        c.region.push(&a.namespace.region);
+        c.key.push(&a.key);
+        c.label.push(&a.label);
+        c.due_at.push(a.due_at.map(Timestamp::as_millis));
+        c.body.push(a.list());
+    }
+    c
+}
 
 /// See [`crate::Records::put_record`].
 pub(super) async fn put_record(store: &PostgresStore, record: &Record) -> Result<bool> {

@@ -3,7 +3,7 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use stagepost_protocol::{Parent, Slot};
 
-use super::{errors, map_runs, store::SqliteStore};
+use super::{errors, map_runs, records, store::SqliteStore};
 use crate::{Batch, EndedExecution, Error, HistoryRow, Lease, NewExecution, Result, Snapshot, stored};
 
 const WHAT: &str = "commit a batch";
@@ -34,7 +34,8 @@ pub(super) async fn commit(store: &SqliteStore, batch: Batch) -> Result<()> {
         + batch.redriven.len()
         + batch.ended.len()
         + batch.snapshots.len()
-        + batch.map_runs.len();
+        + batch.map_runs.len()
+        + batch.appended.len();
     store.write(statements, move |connection| write(connection, &batch)).await
 }
 
@@ -52,7 +53,8 @@ fn write(connection: &Connection, batch: &Batch) -> Result<()> {
     })?;
     each(connection, END, &batch.ended, end_execution)?;
     each(connection, SNAPSHOT, &batch.snapshots, upsert_snapshot)?;
-    each(connection, map_runs::UPSERT, &batch.map_runs, map_runs::upsert)
+    each(connection, map_runs::UPSERT, &batch.map_runs, map_runs::upsert)?;
+    each(connection, records::APPEND, &batch.appended, records::append)
 }
 
 fn each<T>(

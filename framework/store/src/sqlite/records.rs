@@ -1,12 +1,25 @@
 //! Records: documents with compare-and-swap.
 
-use rusqlite::{Connection, Params, Row, params};
+use rusqlite::{CachedStatement, Connection, Params, Row, params};
 use stagepost_protocol::{Namespace, Timestamp};
 
 use super::{errors, store::SqliteStore};
-use crate::{ListRecords, Page, Record, Result, paging, stored};
+use crate::{Appended, ListRecords, Page, Record, Result, paging, stored};
 
 const COLUMNS: &str = "kind, account, region, key, label, due_at, version, body";
+
+/// Adds to the list that a record's body is: `[a]` and `[b]` make `[a,b]`.
+pub(super) const APPEND: &str = "INSERT INTO records (kind, account, region, key, label, due_at, version, body) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7) ON CONFLICT (kind, account, region, key) DO UPDATE SET \
+     label = excluded.label, due_at = excluded.due_at, version = version + 1, \
+     body = substr(body, 1, length(body) - 1) || ',' || substr(excluded.body, 2)";
+
+/// See [`crate::Batch::appended`].
+pub(super) fn append(statement: &mut CachedStatement<'_>, a: &Appended) -> rusqlite::Result<usize> {
+    let Namespace { account, region } = &a.namespace;
+    let due_at = a.due_at.map(Timestamp::as_millis);
+    statement.execute(params![a.kind, account, region, a.key, a.label, due_at, a.list()])
+}
 
 /// See [`crate::Records::put_record`].
 pub(super) async fn put_record(store: &SqliteStore, record: &Record) -> Result<bool> {

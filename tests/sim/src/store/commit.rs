@@ -1,10 +1,10 @@
 //! A batch, written whole or not at all, and checked: its history must follow from what is stored, and replay.
 
 use stagepost_engine::{Execution, Origin, history};
-use stagepost_protocol::ExecutionId;
+use stagepost_protocol::{ExecutionId, Payload};
 use stagepost_store::{
-    Batch, EndedExecution, Error, ExecutionStatus, ExecutionSummary, HistoryRow, NewExecution,
-    RedrivenExecution, Result, Snapshot,
+    Appended, Batch, EndedExecution, Error, ExecutionStatus, ExecutionSummary, HistoryRow, NewExecution,
+    Record, RedrivenExecution, Result, Snapshot,
 };
 
 use super::{
@@ -56,6 +56,25 @@ fn write(tables: &mut Tables, batch: Batch) -> Result<(), String> {
         replace_snapshot(tables, snapshot)?;
     }
     tables.map_runs.extend(batch.map_runs.into_iter().map(|run| (run.arn.clone(), run)));
+    batch.appended.into_iter().try_for_each(|appended| note(tables, appended))
+}
+
+/// Adds to the list that a record holds.
+fn note(tables: &mut Tables, appended: Appended) -> Result<(), String> {
+    let Appended { kind, namespace, key, label, due_at, entries } = appended;
+    let place = (kind.clone(), namespace.clone(), key.clone());
+    let (version, mut list) = match tables.records.get(&place) {
+        None => (0, Vec::new()),
+        Some(there) => {
+            let list: Vec<Payload> =
+                there.body.read().map_err(|e| format!("the record {kind} {key} is no list: {e}"))?;
+            (there.version, list)
+        }
+    };
+    list.extend(entries);
+    let body = Payload::from_serialize(&list).map_err(|e| e.to_string())?;
+    let record = Record { kind, namespace, key, label, due_at, version: version + 1, body };
+    tables.records.insert(place, record);
     Ok(())
 }
 

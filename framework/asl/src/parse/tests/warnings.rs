@@ -13,6 +13,7 @@ fn call(resource: &str, fields: &str) -> String {
 fn tasks_that_wait_for_people_have_limits_and_hand_their_token_out() {
     let token = r#""Parameters": {"MessageBody": {"Token.$": "$$.Task.Token"}, "QueueUrl": "q"},"#;
     let wait = "sqs:sendMessage.waitForTaskToken";
+    let approval = "stagepost:requestApproval.waitForTaskToken";
     check(&[
         (call(wait, &format!(r#"{token} "TimeoutSeconds": 60,"#)), &[]),
         (call(wait, &format!(r#"{token} "HeartbeatSecondsPath": "$.h","#)), &[]),
@@ -23,6 +24,9 @@ fn tasks_that_wait_for_people_have_limits_and_hand_their_token_out() {
             &["NO_TASK_TOKEN /States/S: Nobody is told the token"],
         ),
         (call("sqs:sendMessage", r#""Parameters": {"MessageBody": "please"},"#), &[]),
+        // An approval is answered by its id.
+        (call(approval, r#""TimeoutSeconds": 60, "Parameters": {"Title": "Pay?"},"#), &[]),
+        (call(approval, r#""Parameters": {"Title": "Pay?"},"#), &["NO_TIMEOUT /States/S: "]),
     ]);
 }
 
