@@ -64,11 +64,8 @@ impl Queues {
 
     /// Declares a durable topic exchange and binds a queue to it.
     pub async fn bind(&self, queue: &str, exchange: &str, pattern: &str) {
-        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let (kind, none) = (ExchangeKind::Topic, FieldTable::default());
-        let declared = self.channel.exchange_declare(exchange.into(), kind, options, none.clone()).await;
-        declared.expect("the exchange can be declared");
-        let options = QueueBindOptions::default();
+        self.declare_exchange(exchange, ExchangeKind::Topic).await;
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
         let bound =
             self.channel.queue_bind(queue.into(), exchange.into(), pattern.into(), options, none).await;
         bound.expect("the queue can be bound");
@@ -106,12 +103,6 @@ impl Queues {
         let declared =
             self.channel.exchange_declare(exchange.into(), kind, options, FieldTable::default()).await;
         declared.expect("the exchange can be declared");
-    }
-
-    /// Deletes an exchange.
-    pub async fn delete_exchange(&self, exchange: &str) {
-        let deleted = self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
-        deleted.expect("the exchange can be deleted");
     }
 
     /// Takes one message, if there is one. No such queue counts as none.

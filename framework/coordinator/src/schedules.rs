@@ -209,7 +209,10 @@ impl Schedules {
         let cause = format!("The next firing of the schedule '{name}' stopped it.");
         let (error, cause) = (Some(OVERLAP_ERROR.to_owned()), Some(cause));
         // It may have ended by itself.
-        self.client().await?.stop(shard::Stop { execution, error, cause, parent: None }).await?;
+        self.client()
+            .await?
+            .stop(shard::Stop { execution, error, cause, parent: None, redrives: None })
+            .await?;
         Ok(())
     }
 
