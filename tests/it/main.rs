@@ -9,6 +9,7 @@ mod approvals;
 mod bad_input;
 mod callbacks;
 mod chaos;
+mod claims;
 mod data_sets;
 mod dead_letters;
 mod examples;

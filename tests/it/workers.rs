@@ -111,12 +111,13 @@ async fn timeouts_and_heartbeats_hold_over_http() {
     is_late(&site, &mut worker).await;
 }
 
-/// An attempt that was cut short by its worker's death runs again: the broker delivers it once more.
+/// An attempt that was cut short by its worker's death, and may run twice, runs again when its worker's lease is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_of_a_killed_worker_runs_again() {
     let Some(servers) = Servers::shared().await else { return };
     let site = Site::on(&servers);
-    let (_server, mut worker) = (site.start().await, site.worker(TEST_WORKER));
+    let lease = [("STAGEPOST_TEST_LEASE", "1500")];
+    let (_server, mut worker) = (site.start().await, site.worker_with(TEST_WORKER, &lease));
     let machine = site.api.deploy("sleeps", &task("sleeps", &json!({})).to_string()).await.unwrap();
     let execution = site.api.start(&machine, "2000", None).await.unwrap();
     reaches(&site.api, &execution, "ActivityStarted").await;

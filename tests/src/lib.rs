@@ -32,4 +32,5 @@ pub use sqs::Sqs;
 pub use wait::{Random, until};
 
 /// The activities of `test-worker`.
-pub const ACTIVITIES: [&str; 6] = ["echo", "panics", "fails_first", "sleeps", "beats", "silent"];
+pub const ACTIVITIES: [&str; 8] =
+    ["echo", "panics", "fails_first", "sleeps", "beats", "silent", "writes", "writes_twice"];

@@ -139,7 +139,13 @@ impl Site {
 
     /// Starts a worker: on the broker where there is one, else it polls the API.
     pub fn worker(&self, binary: Binary) -> Process {
+        self.worker_with(binary, &[])
+    }
+
+    /// As [`Site::worker`], with further variables.
+    pub fn worker_with(&self, binary: Binary, variables: &[(&str, &str)]) -> Process {
         let mut command = self.command(binary);
+        command.envs(variables.iter().copied());
         if self.servers.is_none() {
             command.env("STAGEPOST_URL", self.api.endpoint());
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use stagepost_coordinator::{
-    client::{Client, ClientError, OneCall},
+    client::{Client, ClientError, OneCall, Poller},
     express::{Ended, RunError, Runner},
 };
 use stagepost_protocol::{
@@ -31,12 +31,12 @@ pub(crate) trait Commands: Send + Sync + 'static {
     /// Publishes a message to a queue that is there; see [`Client::publish`].
     async fn publish(&self, message: Message) -> Result<(), ClientError>;
 
-    /// Dropping the future before it returned gives a delivered task back to its queue.
+    /// Dropping the future before it returned gives a delivered task to somebody else.
     async fn poll_activity(
         &self,
         namespace: &Namespace,
         activity: &str,
-        worker: Option<&str>,
+        poller: Poller,
         wait: Duration,
     ) -> Result<Option<TaskMessage>, ClientError>;
 }
@@ -93,9 +93,9 @@ impl Commands for Coordinators {
         &self,
         namespace: &Namespace,
         activity: &str,
-        worker: Option<&str>,
+        poller: Poller,
         wait: Duration,
     ) -> Result<Option<TaskMessage>, ClientError> {
-        self.client.poll_activity(namespace, activity, worker, wait).await
+        self.client.poll_activity(namespace, activity, poller, wait).await
     }
 }

@@ -73,6 +73,8 @@ cases! {
     two_consumers_share_a_queue
     a_queue_is_bound_to_an_exchange_that_exists
     messages_to_an_exchange_go_to_the_queues_that_are_bound
+    a_consumer_admits_more_or_fewer_deliveries
+    a_consumer_that_admits_nothing_is_cancelled_or_closed
     a_closed_broker_says_so
 }
 
@@ -522,6 +524,57 @@ async fn messages_to_an_exchange_go_to_the_queues_that_are_bound(f: Fixture) {
     assert_eq!(texts(&take(&mut *consumer, 3).await), ["orders.new", "invoices.new", ""]);
     for (queue, pattern) in [(&one, "orders.*"), (&all, "#")] {
         f.broker.unbind(queue, &exchange, pattern).await.expect("it is unbound");
+    }
+}
+
+async fn a_consumer_admits_more_or_fewer_deliveries(f: Fixture) {
+    let queue = f.queue("admits").await;
+    f.publish(&queue, (0..8).map(|n| n.to_string())).await;
+    let mut consumer = f.consume(&queue, 2).await;
+    let acker = consumer.acker();
+    let first = take(&mut *consumer, 2).await;
+    within("admit", consumer.admit(0)).await;
+    acker.ack(first[0].tag).await;
+    expect_nothing(&mut *consumer).await;
+    // What was taken before does not count: neither while it is unsettled nor when it is settled.
+    within("admit", consumer.admit(1)).await;
+    let third = take(&mut *consumer, 1).await;
+    assert_eq!(texts(&third), ["2"]);
+    acker.ack(first[1].tag).await;
+    expect_nothing(&mut *consumer).await;
+    acker.ack(third[0].tag).await;
+    let fourth = take(&mut *consumer, 1).await;
+    within("admit", consumer.admit(3)).await;
+    let more = take(&mut *consumer, 3).await;
+    assert_eq!(
+        (texts(&fourth), texts(&more)),
+        (vec!["3".to_owned()], ["4", "5", "6"].map(str::to_owned).into())
+    );
+    expect_nothing(&mut *consumer).await;
+    assert!([&first[..], &third, &fourth, &more].concat().is_sorted_by_key(|delivery| delivery.tag));
+    acker.ack_up_to(more[1].tag).await;
+    assert_eq!(texts(&take(&mut *consumer, 1).await), ["7"]);
+    // What is unsettled comes back, of the present consumer and of those before it.
+    drop(consumer);
+    f.wait_for_depth(&queue, 2).await;
+}
+
+async fn a_consumer_that_admits_nothing_is_cancelled_or_closed(f: Fixture) {
+    let queue = f.queue("admits-none").await;
+    f.publish(&queue, ["a", "b"]).await;
+    let mut consumer = f.consume(&queue, 1).await;
+    let came = take(&mut *consumer, 1).await;
+    within("admit", consumer.admit(0)).await;
+    within("cancel", consumer.cancel()).await;
+    consumer.acker().ack(came[0].tag).await;
+    assert!(within("the end", consumer.next(1)).await.is_none());
+    drop(consumer);
+    let mut consumer = f.consume(&queue, 1).await;
+    within("admit", consumer.admit(0)).await;
+    within("delete", f.broker.delete(&queue)).await.expect("it is deleted");
+    within("close", f.broker.close()).await;
+    while let Some(deliveries) = within("the end", consumer.next(1)).await {
+        assert_eq!(texts(&deliveries), ["b"], "what was on its way may still come");
     }
 }
 

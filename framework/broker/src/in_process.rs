@@ -110,6 +110,8 @@ struct Stored {
 struct ConsumerState {
     /// `None`: deliveries need no settling.
     prefetch: Option<usize>,
+    /// Deliveries up to this tag do not count.
+    uncounted: u64,
     last_tag: u64,
     unsettled: BTreeMap<u64, Stored>,
     cancelled: bool,
@@ -206,7 +208,12 @@ impl QueueState {
 
 impl ConsumerState {
     fn room(&self) -> usize {
-        self.prefetch.map_or(usize::MAX, |prefetch| prefetch.saturating_sub(self.unsettled.len()))
+        let Some(prefetch) = self.prefetch else { return usize::MAX };
+        let counted = match self.uncounted {
+            0 => self.unsettled.len(),
+            last => self.unsettled.range(last + 1..).count(),
+        };
+        prefetch.saturating_sub(counted)
     }
 }
 
@@ -280,6 +287,7 @@ impl Queue {
         let wake = Arc::new(Notify::new());
         let state = ConsumerState {
             prefetch,
+            uncounted: 0,
             last_tag: 0,
             unsettled: BTreeMap::new(),
             cancelled: false,
@@ -581,6 +589,16 @@ impl Consumer for InProcessConsumer {
         }
     }
 
+    async fn admit(&mut self, further: u16) {
+        let mut state = lock(&self.queue.state);
+        if let Some(consumer) = state.consumers.get_mut(&self.id)
+            && consumer.prefetch.is_some()
+        {
+            consumer.prefetch = Some(usize::from(further));
+            consumer.uncounted = consumer.last_tag;
+        }
+    }
+
     async fn cancel(&mut self) {
         let mut state = lock(&self.queue.state);
         if let Some(consumer) = state.consumers.get_mut(&self.id) {
@@ -609,6 +627,10 @@ struct ReplyConsumer {
 impl Consumer for ReplyConsumer {
     async fn next(&mut self, max: usize) -> Option<Vec<Delivery>> {
         self.consumer.next(max).await
+    }
+
+    async fn admit(&mut self, further: u16) {
+        self.consumer.admit(further).await;
     }
 
     async fn cancel(&mut self) {

@@ -143,6 +143,11 @@ pub trait Consumer: Send {
     /// Cancel-safe: dropping the future loses no delivery.
     async fn next(&mut self, max: usize) -> Option<Vec<Delivery>>;
 
+    /// Changes how many deliveries come: from now on at most `further` before one of those is settled, none if it is 0.
+    /// What was taken before does not count any more, so that it can be settled without more coming for it. What is on
+    /// its way already still comes, and counts. Means nothing to a consumer whose deliveries need no settling.
+    async fn admit(&mut self, further: u16);
+
     /// Stops deliveries. What was delivered can still be taken with `next` and settled.
     async fn cancel(&mut self);
 
@@ -188,7 +193,8 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Publishes the messages in order per queue and returns, in the same order, what became of each: `Ok`
     /// means that the broker has it (confirmed). Pipelined. A lost connection is waited out and what was not
-    /// confirmed is published again, so that a message can be there twice.
+    /// confirmed is published again, so that a message can be there twice; the second one is marked
+    /// ([`HEADER_REPUBLISHED`](stagepost_protocol::message::HEADER_REPUBLISHED)).
     async fn publish(&self, messages: Vec<Message>) -> Vec<Published>;
 
     /// Publishes a persistent message through an exchange that others may have made. `Ok`: every queue that it passes the

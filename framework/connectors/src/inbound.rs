@@ -185,6 +185,7 @@ pub fn consume(aws: Aws, url: &str, prefetch: u16) -> Box<dyn Consumer> {
         prefetch: usize::from(prefetch.max(1)),
         receiving: None,
         last_tag: 0,
+        admitted_after: 0,
         pause: RETRY_FIRST,
         resting: None,
         cancelled: false,
@@ -194,7 +195,9 @@ pub fn consume(aws: Aws, url: &str, prefetch: u16) -> Box<dyn Consumer> {
 struct SqsConsumer {
     queue: Arc<Queue>,
     receipts: Arc<Receipts>,
+    /// So many may be unsettled of what comes after the tag `admitted_after`.
     prefetch: usize,
+    admitted_after: u64,
     /// The request under way: it outlives a call of `next` that is dropped, so that what it brings is not lost for the
     /// length of a visibility timeout.
     receiving: Option<BoxFuture<'static, Result<Vec<Received>, Failed>>>,
@@ -232,7 +235,7 @@ impl Consumer for SqsConsumer {
                 self.resting = None;
             }
             if self.receiving.is_none() {
-                let room = self.receipts.room(self.prefetch).await;
+                let room = self.receipts.room(self.prefetch, self.admitted_after).await;
                 let (queue, count) = (Arc::clone(&self.queue), room.min(max).clamp(1, BATCH_MAX));
                 self.receiving = Some(Box::pin(async move { queue.receive(count).await }));
             }
@@ -255,6 +258,10 @@ impl Consumer for SqsConsumer {
                 }
             }
         }
+    }
+
+    async fn admit(&mut self, further: u16) {
+        (self.prefetch, self.admitted_after) = (usize::from(further), self.last_tag);
     }
 
     async fn cancel(&mut self) {
@@ -280,11 +287,11 @@ impl Receipts {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until less than `prefetch` are unsettled, and says how many may come.
-    async fn room(&self, prefetch: usize) -> usize {
+    /// Waits until less than `prefetch` of those after this tag are unsettled, and says how many may come.
+    async fn room(&self, prefetch: usize, after: u64) -> usize {
         loop {
             let settled = self.settled.notified();
-            let room = prefetch.saturating_sub(self.lock().len());
+            let room = prefetch.saturating_sub(self.lock().range(after + 1..).count());
             if room > 0 {
                 return room;
             }

@@ -7,18 +7,18 @@ use std::{
     time::Duration,
 };
 
-use stagepost_broker::{Broker, ConsumeOptions, Consumer, Delivery, QueueSpec};
+use stagepost_broker::{Broker, Consumer, Delivery, QueueSpec};
 use stagepost_protocol::{
-    DeadReason, ExecutionArn, ExecutionId, ExpressStart, Message, Namespace, Payload, Report, ReportOutcome,
-    ServiceCall, ShardMessage, Shards, Signal, TaskMessage, TaskToken, Timestamp, TokenKey,
+    ExecutionArn, ExecutionId, ExpressStart, Message, Namespace, Payload, Report, ReportOutcome, ServiceCall,
+    ShardMessage, Shards, Signal, TaskMessage, Timestamp, TokenKey,
     shard::{Redrive, Reply, Start, Stop, UpdateMapRun},
     topology::Topology,
 };
-use tokio::{
-    sync::oneshot,
-    task::AbortHandle,
-    time::{Instant, timeout},
-};
+use tokio::{sync::oneshot, task::AbortHandle, time::timeout};
+
+mod poll;
+
+pub use poll::Poller;
 
 /// How long a request waits for its answer.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -216,53 +216,16 @@ impl Client {
         }
     }
 
-    /// Waits up to `wait` for a task of an activity, and announces it as started by `worker` before returning it:
-    /// from then on nothing is held at the broker. Dropping the future earlier gives the delivery back.
+    /// Waits up to `wait` for a task of an activity, and announces it as started by `poller` before returning it:
+    /// from then on nothing is held at the broker. Dropping the future earlier gives the task to somebody else.
     pub async fn poll_activity(
-        &self,
+        self: &Arc<Client>,
         namespace: &Namespace,
         activity: &str,
-        worker: Option<&str>,
+        poller: Poller,
         wait: Duration,
     ) -> Result<Option<TaskMessage>, ClientError> {
-        let end = Instant::now() + wait;
-        let queue = self.topology.activity(namespace, activity);
-        self.broker.declare(&[QueueSpec::ours(&queue)]).await?;
-        let mut consumer = self.broker.consume(&queue, ConsumeOptions { prefetch: 1 }).await?;
-        let acker = consumer.acker();
-        let task = loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let Ok(Some(deliveries)) = timeout(left, consumer.next(1)).await else { break None };
-            let Some(delivery) = deliveries.into_iter().next() else { continue };
-            let task = match TaskMessage::decode(&queue, &delivery.body, &delivery.properties) {
-                Ok(task) => task,
-                Err(error) => {
-                    let reason = error.to_string();
-                    let kind = DeadReason::Malformed;
-                    let letter =
-                        crate::dispatch::dead_letter(&self.topology, &queue, &delivery, kind, &reason);
-                    for published in self.broker.publish(vec![letter]).await {
-                        published?;
-                    }
-                    acker.ack(delivery.tag).await;
-                    continue;
-                }
-            };
-            let announced = self.announce(task.token.clone(), worker).await?;
-            acker.ack(delivery.tag).await;
-            // An attempt that has ended meanwhile is not worth a worker's time.
-            if announced == Reply::Accepted {
-                break Some(task);
-            }
-        };
-        consumer.cancel().await;
-        Ok(task)
-    }
-
-    async fn announce(&self, token: TaskToken, worker: Option<&str>) -> Result<Reply, ClientError> {
-        let worker = worker.map(str::to_owned);
-        let outcome = ReportOutcome::Started;
-        self.report(Report { token, worker, started_at: None, outcome, child: None, answer: None }).await
+        poll::run(self, self.topology.activity(namespace, activity), poller, wait).await
     }
 }
 
@@ -311,7 +274,7 @@ fn reported(delivery: &Delivery, pending: &Pending) {
         return;
     };
     for Report { token, outcome, .. } in reports {
-        if matches!(outcome, ReportOutcome::Started | ReportOutcome::Heartbeat) {
+        if !outcome.is_end() && !matches!(outcome, ReportOutcome::Submitted(_)) {
             continue;
         }
         let sender = lock(pending).outcomes.remove(token.as_str());
@@ -322,7 +285,7 @@ fn reported(delivery: &Delivery, pending: &Pending) {
 
 #[cfg(test)]
 mod tests {
-    use stagepost_broker::in_process::InProcessBroker;
+    use stagepost_broker::{ConsumeOptions, in_process::InProcessBroker};
     use stagepost_protocol::{IntegrationPattern, StateMachineArn};
 
     use super::*;

@@ -7,15 +7,15 @@ use std::{
     time::Duration,
 };
 
-use stagepost_broker::{Acker, Delivery, DeliveryTag};
+use stagepost_broker::{Acker, Delivery, DeliveryTag, Health};
 use stagepost_engine::{Execution, HistoryEvent, Origin, children::has_children, history};
 use stagepost_protocol::{
-    ActivityArn, DeadReason, ExecutionId, ShardId, ShardMessage, TokenKey,
+    ActivityArn, DeadReason, ExecutionId, ShardId, ShardMessage, Timestamp, TokenKey,
     shard::{Redrive, RedriveChild, Start, Stop},
 };
 use stagepost_store::{ExecutionStatus, ExecutionSummary, HistoryRow, Lease, StoredExecution};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -31,12 +31,15 @@ use crate::{
 mod abandon;
 mod answers;
 mod approvals;
+mod claims;
 pub(crate) mod family;
 mod map_runs;
 mod round;
 mod signals;
+mod workers;
 
 use round::Round;
+use workers::Workers;
 
 /// At most so many wake-ups are loaded from the store at a time.
 const WAKES_LOADED_MAX: usize = 20_000;
@@ -90,6 +93,11 @@ pub(crate) struct Deciding {
     /// Executions that have ended, and of which all that follows is published: their wake-ups may go.
     confirmed_ends: Vec<ExecutionId>,
     wake_load_failed: Option<Instant>,
+    /// Those that attempts are leased to.
+    workers: Workers,
+    health: watch::Receiver<Health>,
+    /// The generation of the channel that each shard's deliveries come on.
+    channels: HashMap<ShardId, u64>,
 }
 
 /// What is known about executions that are not in the cache, for the length of a batch.
@@ -105,6 +113,7 @@ impl Deciding {
     pub(crate) fn new(shared: Arc<Shared>, options: Options, token_key: TokenKey) -> Deciding {
         Deciding {
             generation: shared.generation(),
+            health: shared.broker.health(),
             shared,
             options,
             token_key,
@@ -120,6 +129,8 @@ impl Deciding {
             ending: HashSet::new(),
             confirmed_ends: Vec::new(),
             wake_load_failed: None,
+            workers: Workers::new(),
+            channels: HashMap::new(),
         }
     }
 
@@ -136,6 +147,8 @@ impl Deciding {
                 () = shared.settled_changed.notified() => None,
                 () = tokio::time::sleep(self.until_next_wake()) => None,
             };
+            let begun = self.options.clock.now();
+            self.observe_broker(begun);
             // The pipeline takes one batch at a time: waiting for its place is what lets batches grow.
             let Ok(place) = pipeline.reserve().await else { return };
             self.observe_pipeline();
@@ -161,6 +174,8 @@ impl Deciding {
                 place.send(decided);
             }
             self.cache.evict(self.options.cache_bytes_max);
+            let now = self.options.clock.now();
+            self.workers.was_busy(now.millis_since(begun), now);
             self.gauge();
         }
     }
@@ -187,12 +202,22 @@ impl Deciding {
         Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
 
+    /// Nobody can be heard while the broker is away.
+    fn observe_broker(&mut self, now: Timestamp) {
+        let changed = self.health.has_changed().unwrap_or(false);
+        let up = *self.health.borrow_and_update() == Health::Up;
+        if changed || !up {
+            self.workers.count_anew(now);
+        }
+    }
+
     /// Learns what became of earlier batches.
     fn observe_pipeline(&mut self) {
         let generation = self.shared.generation();
         if generation != self.generation {
             // Something of what is in memory was never committed, and nobody can tell which part.
             self.generation = generation;
+            self.workers.count_anew(self.options.clock.now());
             self.cache.clear();
             self.wakes.clear();
             self.fired.clear();
@@ -272,6 +297,8 @@ impl Deciding {
             Feed::Gained(lease) => {
                 self.leases.insert(lease.shard, lease.epoch);
                 self.forget(lease.shard);
+                self.channels.remove(&lease.shard);
+                self.workers.count_anew_in(lease.shard, self.options.clock.now());
                 // The new shard's wake-ups up to the horizon are not in memory.
                 self.wakes.clear();
             }
@@ -290,6 +317,11 @@ impl Deciding {
                     return None;
                 }
                 let tags: Vec<DeliveryTag> = deliveries.iter().map(|d| d.tag).collect();
+                if let Some(DeliveryTag { generation, .. }) = tags.last()
+                    && self.channels.insert(shard, *generation) != Some(*generation)
+                {
+                    self.workers.count_anew_in(shard, self.options.clock.now());
+                }
                 for delivery in deliveries {
                     self.take_delivery(shard, &delivery, taken, decided);
                 }
@@ -440,6 +472,7 @@ impl Deciding {
                 }
                 ShardMessage::UpdateMapRun(update) => want(update.execution.id()),
                 ShardMessage::Signal(signal) => want(signal.execution.id()),
+                ShardMessage::Alive(_) => {}
             }
         }
         wakes.iter().copied().for_each(want);
@@ -594,7 +627,7 @@ impl Deciding {
                 ShardMessage::Redrive(Redrive { execution, .. })
                 | ShardMessage::RedriveChild(RedriveChild { execution, .. }) => ids.push(execution.id()),
                 ShardMessage::Signal(signal) => ids.push(signal.execution.id()),
-                ShardMessage::Stop(_) | ShardMessage::UpdateMapRun(_) => {}
+                ShardMessage::Stop(_) | ShardMessage::UpdateMapRun(_) | ShardMessage::Alive(_) => {}
             }
         }
         for entry in ids.into_iter().filter_map(|id| self.cache.get(id)) {

@@ -1,7 +1,10 @@
 //! Gains and loses shards. One task asks the store every third of a lease; one task per owned shard moves its
 //! queue's deliveries into the feed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use stagepost_broker::{ConsumeOptions, QueueSpec};
 use stagepost_protocol::ShardId;
@@ -43,6 +46,7 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) {
     let mut owned: BTreeMap<ShardId, Owned> = BTreeMap::new();
+    let mut known: BTreeSet<ShardId> = BTreeSet::new();
     let every = options.lease_ttl / 3;
     while !shutdown.is_cancelled() {
         drop_failed(&shared, &mut owned).await;
@@ -50,8 +54,10 @@ pub(crate) async fn run(
             Ok((leases, fair)) => {
                 lose_others(&mut owned, &leases).await;
                 for lease in leases {
-                    let start = |lease: Lease| Shard::start(&shared, &options, &token_key, &feed, lease);
-                    owned.entry(lease.shard).or_insert_with(|| start(lease));
+                    owned.entry(lease.shard).or_insert_with(|| {
+                        let first = known.insert(lease.shard);
+                        Shard::start(&shared, &options, &token_key, &feed, lease, first)
+                    });
                 }
                 release_surplus(&shared, &options, &mut owned, fair).await;
                 let leads = owned.contains_key(&ShardId(0));
@@ -135,6 +141,8 @@ struct Shard {
     token_key: stagepost_protocol::TokenKey,
     feed: mpsc::Sender<Feed>,
     lease: Lease,
+    /// This process has not had the shard before.
+    first: bool,
 }
 
 impl Shard {
@@ -144,6 +152,7 @@ impl Shard {
         token_key: &stagepost_protocol::TokenKey,
         feed: &mpsc::Sender<Feed>,
         lease: Lease,
+        first: bool,
     ) -> Owned {
         let (stop, stopped) = oneshot::channel();
         let epoch = lease.epoch;
@@ -153,6 +162,7 @@ impl Shard {
             token_key: token_key.clone(),
             feed: feed.clone(),
             lease,
+            first,
         };
         Owned { epoch, stop, task: tokio::spawn(shard.run(stopped)) }
     }
@@ -222,15 +232,20 @@ impl Shard {
     async fn prepare(&self, queue: &str) -> Box<dyn stagepost_broker::Consumer> {
         let mut backoff = Backoff::new();
         if self.options.recover_shards {
+            // At first there is nothing of the shard at a broker that keeps nothing: nobody was given what is
+            // published now. Whatever had begun it either said so or died with the process.
+            let mut republished = !self.first;
             while let Err(error) = recover_shard(
                 &*self.shared.store,
                 &*self.shared.broker,
                 &self.options,
                 &self.token_key,
                 self.lease.shard,
+                republished,
             )
             .await
             {
+                republished = true;
                 tracing::warn!(%error, "what is pending could not be published again; trying again");
                 backoff.wait().await;
             }

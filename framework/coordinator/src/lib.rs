@@ -37,7 +37,7 @@ mod sources;
 pub mod triggers;
 mod wake;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Poller};
 pub use deciding::family::start_answer;
 pub use metrics::Metrics;
 pub use options::{Clock, Observer, Options, Random};

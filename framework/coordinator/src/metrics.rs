@@ -63,6 +63,12 @@ metrics! {
     counter tasks_dispatched,
     /// Attempts given to workers once more after a crash.
     counter tasks_republished,
+    /// Claims of attempts that were granted.
+    counter claims_granted,
+    /// Claims of attempts that had ended, were another worker's, or may be.
+    counter claims_dropped,
+    /// Leases that ran out: their attempts ended, or were given to other workers.
+    counter leases_lost,
     /// Executions whose history passed the number of events that is warned about.
     counter histories_long,
     /// Executions replayed from the store.

@@ -346,8 +346,12 @@ pub(crate) async fn deliver(
 /// What is to be published instead of a message that was refused. A full queue is waited for. A queue that does
 /// not exist is declared again; if that does not help, the message goes to the dead letters, so that one bad name
 /// in a definition does not stop everything.
-async fn remedy(shared: &Shared, message: Message, error: &BrokerError, attempts: u32) -> Message {
-    let BrokerError::Unroutable { queue } = error else { return message };
+async fn remedy(shared: &Shared, mut message: Message, error: &BrokerError, attempts: u32) -> Message {
+    let BrokerError::Unroutable { queue } = error else {
+        // Some of the queue's replicas may have it all the same.
+        message.mark_republished();
+        return message;
+    };
     let dead_letters = shared.topology.dead_letters();
     if let Err(error) = shared.broker.declare(&[QueueSpec::ours(queue)]).await {
         tracing::error!(%error, queue, "a queue could not be declared");

@@ -53,7 +53,7 @@ pub async fn recover(
 ) -> Result<Recovered, RecoverError> {
     let mut all = Recovered::default();
     for shard in options.shards.all() {
-        let one = recover_shard(store, broker, options, token_key, shard).await?;
+        let one = recover_shard(store, broker, options, token_key, shard, true).await?;
         all.executions += one.executions;
         all.messages += one.messages;
         all.broken += one.broken;
@@ -61,13 +61,14 @@ pub async fn recover(
     Ok(all)
 }
 
-/// As [`recover`], for one shard.
+/// As [`recover`], for one shard. `republished`: what is published may be a repetition, and is marked so.
 pub(crate) async fn recover_shard(
     store: &dyn Store,
     broker: &dyn Broker,
     options: &Options,
     token_key: &TokenKey,
     shard: ShardId,
+    republished: bool,
 ) -> Result<Recovered, RecoverError> {
     let slots = options.shards.slots(shard);
     let mut definitions = Definitions::default();
@@ -100,7 +101,7 @@ pub(crate) async fn recover_shard(
                         definition_id: &definition_id,
                         reply_to: &options.topology.shard(shard),
                     };
-                    messages.extend(pending(options, token_key, &replayed.execution, &from));
+                    messages.extend(pending(options, token_key, &replayed.execution, &from, republished));
                 }
                 Err(reason) => {
                     tracing::error!(execution = %id, reason, "an execution cannot be recovered");
@@ -118,9 +119,10 @@ fn pending(
     token_key: &TokenKey,
     execution: &stagepost_engine::Execution,
     from: &dispatch::Sender<'_>,
+    republished: bool,
 ) -> Vec<Message> {
     let env = Env { now: options.clock.now(), token_key, random: &|| 0, activity_exists: &|_| true };
-    let message = |command| dispatch::message(&options.topology, options.shards, from, command, true);
+    let message = |command| dispatch::message(&options.topology, options.shards, from, command, republished);
     execution.pending(&env).into_iter().map(message).collect()
 }
 

@@ -58,7 +58,7 @@ pub fn asks_for_approvals(definition: &StateMachine) -> bool {
 impl Execution {
     /// The approvals that it waits for, in the order in which they were asked for.
     pub fn open_approvals(&self) -> Vec<OpenApproval> {
-        let open = self.live.open_attempts().into_iter().filter_map(|(event_id, scope)| {
+        let open = self.live.attempts().in_order().into_iter().filter_map(|(event_id, scope)| {
             let found = self.live.scope(scope)?;
             let (step, attempt) = (found.step()?, found.attempt()?);
             let state = step.state();

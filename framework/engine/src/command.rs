@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use stagepost_asl::StateIndex;
 use stagepost_protocol::{
-    ExecutionArn, MapChild, MapRun, MapRunArn, Parent, Payload, ReportOutcome, ServiceCall, StateMachineArn,
-    TaskToken, Timestamp, TokenKey, shard::RedriveChild,
+    Claim, ExecutionArn, MapChild, MapRun, MapRunArn, Parent, Payload, ReportOutcome, ServiceCall,
+    StateMachineArn, TaskToken, Timestamp, TokenKey, shard::RedriveChild,
 };
 
 use crate::history::{HistoryEvent, ScopeId};
@@ -38,6 +38,23 @@ pub enum Input {
         outcome: ReportOutcome,
         /// The child of a Map Run that it is about.
         child: Option<MapChild>,
+    },
+    /// A worker was delivered an attempt that another one may have begun, and asks for it. Whose it is then says
+    /// [`Execution::held`](crate::Execution::held).
+    Claim {
+        /// Names the attempt.
+        event_id: u64,
+        /// Who asks.
+        worker: Option<String>,
+        /// What it says.
+        claim: Claim,
+        /// So long, in milliseconds, somebody may have it without being heard of: the longest lease that is known.
+        doubt_millis: u64,
+    },
+    /// The lease that an attempt is held by is certainly over ([`Execution::leases`](crate::Execution::leases)).
+    LeaseOver {
+        /// Names the attempt; it stands for all that its holder has.
+        event_id: u64,
     },
     /// A deadline may have passed: whatever is due at `env.now` happens.
     Wake,
@@ -145,6 +162,12 @@ pub enum Ignored {
     AlreadyStarted,
     /// The attempt is known to have been accepted, or is none of the kind that is.
     AlreadySubmitted,
+    /// The attempt is this worker's already.
+    AlreadyHeld,
+    /// The attempt is another worker's, or may be.
+    HeldElsewhere,
+    /// The worker has given the attempt back already.
+    AlreadyReleased,
     /// No deadline has passed.
     NothingDue,
     /// There is nothing to redrive: the execution runs.
@@ -157,6 +180,32 @@ pub enum Ignored {
     AlreadySignaled,
     /// The execution keeps as many signals as it may, and no state waits for this one.
     TooManySignals,
+}
+
+/// Who has an open attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held<'a> {
+    /// Nobody, as far as is known.
+    ByNobody,
+    /// This worker, by a lease.
+    ByWorker(&'a str),
+    /// Somebody who keeps no lease.
+    Taken,
+    /// It is not known who, if anybody.
+    InDoubt,
+}
+
+/// A lease that attempts are held by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leased<'a> {
+    /// One of the attempts: the event that scheduled it.
+    pub event_id: u64,
+    /// Who has them; `None`: it is not known.
+    pub holder: Option<&'a str>,
+    /// When that was noted.
+    pub since: Timestamp,
+    /// For how long the holder may be silent, in milliseconds.
+    pub millis: u64,
 }
 
 /// An effect, as data.

@@ -19,6 +19,7 @@ use crate::{
     dataflow::{Doc, Evaluation, Exit},
     execution::Execution,
     history::{EventKind, Failure, HistoryEvent, ScopeId, StateType, TOP_LEVEL},
+    hold,
     live::{Current, DeadlineKind, MapRun, Phase, Scope, Step},
     redrive, signals, states,
 };
@@ -71,6 +72,10 @@ pub(crate) fn decide(execution: &mut Execution, input: Input, env: &Env<'_>) -> 
             }
         }
         Input::Signal { id, name, input } => signals::receive(&mut decider, &id, &name, input),
+        Input::Claim { event_id, worker, claim, doubt_millis } => {
+            hold::claim(&mut decider, event_id, worker, claim, doubt_millis)
+        }
+        Input::LeaseOver { event_id } => hold::lease_over(&mut decider, event_id),
         Input::Wake => decider.wake(),
         Input::Expire => {
             decider.emit(TOP_LEVEL, 0, EventKind::ExecutionTimedOut(Failure::default()));
@@ -451,6 +456,12 @@ impl<'d> Decider<'d> {
             return Some(if known { Ignored::AttemptClosed } else { Ignored::UnknownAttempt });
         };
         let StateKind::Task(task) = &self.state(scope).kind else { return Some(Ignored::UnknownAttempt) };
+        match &outcome {
+            ReportOutcome::Released { holder } => return hold::release(self, event_id, holder),
+            // It is decided with what the shell knows besides: as another input.
+            ReportOutcome::Claimed(_) => return Some(Ignored::HeldElsewhere),
+            _ => {}
+        }
         let attempt = self.scope(scope).attempt()?;
         let (started, heartbeats) = (attempt.started, attempt.heartbeat_millis.is_some());
         if matches!(outcome, ReportOutcome::Submitted(_))
@@ -462,9 +473,12 @@ impl<'d> Decider<'d> {
             // Timestamps do not go backwards, whatever the worker's clock says.
             let at = started_at.map_or(self.now(), |at| at.clamp(self.execution.live.last_at, self.now()));
             let chain = self.scope(scope).chain;
-            self.emit_at(at, scope, chain, states::task::started(&task.resource, worker));
+            self.emit_at(at, scope, chain, states::task::started(&task.resource, worker.clone()));
         }
         match outcome {
+            ReportOutcome::Held(lease) => hold::hold(self, scope, worker, &lease).filter(|_| started),
+            // Those two never get here.
+            ReportOutcome::Released { .. } | ReportOutcome::Claimed(_) => None,
             ReportOutcome::Started if started => Some(Ignored::AlreadyStarted),
             ReportOutcome::Started => None,
             ReportOutcome::Heartbeat if started && !heartbeats => Some(Ignored::AlreadyStarted),

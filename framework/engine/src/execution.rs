@@ -7,7 +7,7 @@ use stagepost_asl::StateMachine;
 use stagepost_protocol::{ExecutionArn, ExecutionId, Parent, Payload, StateMachineArn, Timestamp};
 
 use crate::{
-    command::{Applied, Command, Env, Input, Outcome},
+    command::{Applied, Command, Env, Held, Input, Leased, Outcome},
     decide,
     history::HistoryEvent,
     live::Live,
@@ -176,6 +176,26 @@ impl Execution {
         self.live.scope_of_attempt(event_id).is_some()
     }
 
+    /// Who has the attempt that this event scheduled; `None` when it is not open.
+    pub fn held(&self, event_id: u64) -> Option<Held<'_>> {
+        let attempt = self.live.attempt(event_id)?;
+        Some(match &attempt.lease {
+            None if attempt.taken => Held::Taken,
+            None => Held::ByNobody,
+            Some(lease) => lease.holder.as_deref().map_or(Held::InDoubt, Held::ByWorker),
+        })
+    }
+
+    /// The leases of its open attempts: one for each worker that has some, then those of attempts of which it is not
+    /// known who has them, the earliest first.
+    pub fn leases(&self) -> impl Iterator<Item = Leased<'_>> {
+        self.live.attempts().leased().filter_map(|event_id| {
+            let lease = self.live.attempt(event_id)?.lease.as_ref()?;
+            let (holder, since, millis) = (lease.holder.as_deref(), lease.since, lease.millis);
+            Some(Leased { event_id, holder, since, millis })
+        })
+    }
+
     /// How often it was redriven, and when last.
     pub fn redrives(&self) -> (u32, Option<Timestamp>) {
         self.live.redriven.as_ref().map_or((0, None), |r| (r.count, Some(r.at)))
@@ -187,11 +207,12 @@ impl Execution {
         self.live.first_deadline().map(|deadline| deadline.at)
     }
 
-    /// The commands of everything that is scheduled and not ended, to carry out again after a crash or a loss of
-    /// the broker's messages.
+    /// The commands of everything that is scheduled, not ended, and nobody's, to carry out again after a crash or a
+    /// loss of the broker's messages.
     pub fn pending(&self, env: &Env<'_>) -> Vec<Command> {
-        let open = self.live.open_attempts().into_iter();
-        let attempts = open.filter_map(|(_, scope)| states::task::command(self, scope, env));
+        let open = self.live.attempts().in_order().into_iter();
+        let nobodys = open.filter(|(event_id, _)| self.live.attempt(*event_id).is_some_and(|a| !a.is_held()));
+        let attempts = nobodys.filter_map(|(_, scope)| states::task::command(self, scope, env));
         let map_runs = self.live.scopes_of_map_runs().into_iter();
         attempts.chain(map_runs.flat_map(|scope| states::distributed::pending(self, scope, env))).collect()
     }

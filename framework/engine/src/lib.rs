@@ -17,6 +17,7 @@ mod dataflow;
 mod decide;
 pub mod execution;
 pub mod history;
+mod hold;
 mod live;
 mod observe;
 pub mod probe;
@@ -27,7 +28,8 @@ mod states;
 
 pub use children::SyncChild;
 pub use command::{
-    Applied, Call, Command, Dispatch, Env, Ignored, Input, Outcome, StartChild, StopChild, Taken, Way,
+    Applied, Call, Command, Dispatch, Env, Held, Ignored, Input, Leased, Outcome, StartChild, StopChild,
+    Taken, Way,
 };
 pub use execution::{End, Execution, Origin, ReplayError};
 pub use history::{EventKind, HistoryEvent};

@@ -21,16 +21,17 @@ use crate::{
 mod attempts;
 mod check;
 mod children;
+mod leases;
 mod map_run;
 mod redrive;
 mod signals;
 mod unsuccessful;
 
-pub(crate) use attempts::Attempt;
+pub(crate) use attempts::{Attempt, Attempts};
 pub(crate) use children::Children;
+pub(crate) use leases::Lease;
 pub(crate) use map_run::{MapRun, OpenChild, Source, Stage};
 
-use attempts::Attempts;
 use children::Items;
 use signals::Signals;
 
@@ -337,11 +338,6 @@ impl Live {
         }
     }
 
-    /// Open attempts with the scope they are in, in the order in which they were scheduled.
-    pub(crate) fn open_attempts(&self) -> Vec<(u64, ScopeId)> {
-        self.attempts.in_order()
-    }
-
     /// Attempts that are open, or were at the end, with their states.
     pub(crate) fn attempting(&self) -> impl Iterator<Item = (StateIndex, &Attempt)> {
         self.scopes.values().filter_map(|scope| Some((scope.step()?.state(), scope.attempt()?)))
@@ -518,8 +514,7 @@ impl Live {
             | EventKind::TaskStarted { .. } => self.start_attempt(event),
             EventKind::TaskSubmitted { .. } => self.change(scope, |s| {
                 s.chain = id;
-                s.attempt_mut()?.submitted = true;
-                Ok(())
+                s.attempt_mut().map(Attempt::submit)
             }),
             EventKind::ActivitySucceeded { .. }
             | EventKind::ActivityFailed(_)
@@ -562,6 +557,7 @@ impl Live {
                 Ok(())
             }),
             EventKind::RetryScheduled { retrier, due } => self.retry(definition, event, *retrier, *due),
+            EventKind::AttemptLeased { .. } | EventKind::AttemptReleased { .. } => self.apply_lease(event),
             EventKind::HeartbeatReceived => self.change(scope, |s| s.attempt_mut().map(|a| a.alive(at))),
             EventKind::SignalAwaited { .. } | EventKind::SignalReceived { .. } | EventKind::SignalTaken => {
                 self.apply_signal(event)
@@ -651,11 +647,7 @@ impl Live {
     fn start_attempt(&mut self, event: &HistoryEvent) -> Result<(), String> {
         self.change(event.scope, |s| {
             s.chain = event.id;
-            let attempt = s.attempt_mut()?;
-            attempt.started = true;
-            // The service counts heartbeats from here, not from the scheduling.
-            attempt.alive(event.at);
-            Ok(())
+            s.attempt_mut().map(|attempt| attempt.start(event))
         })
     }
 

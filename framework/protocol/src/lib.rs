@@ -4,6 +4,7 @@
 
 pub mod approval;
 pub mod call;
+pub mod claim;
 pub mod dead_letter;
 pub mod error_names;
 pub mod express;
@@ -20,6 +21,7 @@ pub mod token;
 pub mod topology;
 
 pub use call::{IntegrationPattern, ServiceCall};
+pub use claim::{Alive, Claim, ControlMessage, Lease, Verdict};
 pub use dead_letter::{DeadLetter, DeadReason};
 pub use express::ExpressStart;
 pub use id::{ActivityArn, ArnError, ExecutionArn, ExecutionId, MapRunArn, Namespace, StateMachineArn};

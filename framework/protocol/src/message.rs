@@ -40,6 +40,11 @@ pub const HEADER_SOURCE: &str = "stagepost-source";
 pub const HEADER_DEAD_LETTER: &str = "stagepost-dead-letter";
 /// Header of a GetActivityTask request over HTTP: how long the server may hold it at the most, in milliseconds.
 pub const HEADER_WAIT: &str = "stagepost-wait";
+/// Header of a GetActivityTask request over HTTP: the poller sends heartbeats of whatever it is given, at least so often,
+/// in milliseconds, or it is gone.
+pub const HEADER_LEASE: &str = "stagepost-lease";
+/// Header of a GetActivityTask request over HTTP, `true`: the activity may run twice.
+pub const HEADER_IDEMPOTENT: &str = "stagepost-idempotent";
 /// Header: W3C trace context.
 pub const HEADER_TRACEPARENT: &str = "traceparent";
 

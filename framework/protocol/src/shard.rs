@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ExecutionArn, ExecutionId, MapItem, MapRunArn, Message, Payload, Properties, Signal, StateMachineArn,
-    TaskToken, Timestamp, TokenMessage, approval::Answer, payload::json_problem,
+    Alive, Claim, ExecutionArn, ExecutionId, Lease, MapItem, MapRunArn, Message, Payload, Properties, Signal,
+    StateMachineArn, TaskToken, Timestamp, TokenMessage, approval::Answer, payload::json_problem,
 };
 
 /// The number of a shard, from 0.
@@ -82,6 +82,8 @@ pub enum ShardMessage {
     UpdateMapRun(UpdateMapRun),
     /// Signal a running execution. Answered like a start.
     Signal(Signal),
+    /// A worker that holds attempts is there.
+    Alive(Alive),
 }
 
 /// What became of one attempt.
@@ -175,8 +177,18 @@ impl TokenAnswer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportOutcome {
-    /// A worker has begun it.
+    /// A worker has begun it, and nothing but the definition's limits stands for it.
     Started,
+    /// A worker has begun it and stands for it by its lease, not by an unacknowledged delivery.
+    Held(Lease),
+    /// A worker was delivered what another one may have begun, and asks whether it is to run it. The answer is a
+    /// [`ControlMessage`](crate::ControlMessage), or a [`Reply`] where the message asks for one.
+    Claimed(Claim),
+    /// A worker gives it back: it has not begun it, or it may run twice. Another one gets it.
+    Released {
+        /// The worker, as in [`Lease::holder`].
+        holder: String,
+    },
     /// It is still being worked on.
     Heartbeat,
     /// The service has accepted the request with this answer; the attempt stays open until its token is used or the job
@@ -211,6 +223,24 @@ pub enum ReportOutcome {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cause: Option<String>,
     },
+}
+
+impl ReportOutcome {
+    /// Whether the attempt ends by it.
+    pub fn is_end(&self) -> bool {
+        match self {
+            ReportOutcome::Succeeded(_)
+            | ReportOutcome::Failed { .. }
+            | ReportOutcome::TimedOut { .. }
+            | ReportOutcome::Aborted { .. } => true,
+            ReportOutcome::Started
+            | ReportOutcome::Held(_)
+            | ReportOutcome::Claimed(_)
+            | ReportOutcome::Released { .. }
+            | ReportOutcome::Heartbeat
+            | ReportOutcome::Submitted(_) => false,
+        }
+    }
 }
 
 /// A request to start an execution.

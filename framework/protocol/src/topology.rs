@@ -84,9 +84,21 @@ impl Topology {
     /// Whether a queue is one of those that are named here.
     pub fn is_internal(&self, queue: &str) -> bool {
         const WHOLE: [&str; 5] = ["connectors", "callbacks", "signals", "express", "dead-letters"];
-        const BEGIN: [&str; 4] = ["shard.", "activity.", "express.", "trigger."];
+        const BEGIN: [&str; 5] = ["shard.", "activity.", "express.", "trigger.", "control."];
         let rest = queue.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));
         rest.is_some_and(|rest| WHOLE.contains(&rest) || BEGIN.iter().any(|begin| rest.starts_with(begin)))
+    }
+
+    /// Whether a queue is one of those that [`Topology::shard`] names: what is reported there is about an execution
+    /// that is kept.
+    pub fn is_shard(&self, queue: &str) -> bool {
+        let rest = queue.strip_prefix(self.prefix.as_str());
+        rest.is_some_and(|rest| rest.starts_with(".shard."))
+    }
+
+    /// `stagepost.control.HOLDER`: what coordinators say to this running worker. It goes with the worker.
+    pub fn control(&self, holder: &str) -> String {
+        format!("{}.control.{holder}", self.prefix)
     }
 
     /// `stagepost.dead-letters`: messages that could not be used, with the reason in a header.
@@ -113,6 +125,8 @@ mod tests {
         assert_eq!(t.runner(runner), "stagepost.express.00010203040506ff");
         assert!(t.is_runner(&t.runner(runner)) && !t.is_runner(&t.express()));
         assert_eq!(t.connectors(), "stagepost.connectors");
+        assert_eq!(t.control("w"), "stagepost.control.w");
+        assert!(t.is_shard(&t.shard(ShardId(3))) && !t.is_shard(&t.runner(runner)));
         assert_eq!(t.dead_letters(), "stagepost.dead-letters");
         assert_eq!(t.trigger(&Namespace::default(), "web"), "stagepost.trigger.web");
         assert_eq!(t.trigger(&other, "web"), "stagepost.trigger.111111111111.eu-west-1.web");

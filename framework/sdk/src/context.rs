@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use stagepost_protocol::{ReportOutcome, ServiceCall, TaskToken, Timestamp};
+use stagepost_protocol::{Lease, ReportOutcome, ServiceCall, TaskToken, Timestamp};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -108,6 +108,10 @@ impl Context {
         match &self.attempt.sink {
             Sink::Worker(reports) => {
                 if self.attempt.take_heartbeat() {
+                    // A coordinator that hears of it must learn what stands for it.
+                    if self.attempt.lease.is_some() {
+                        self.attempt.announce(reports);
+                    }
                     let outgoing = Outgoing::report(&self.attempt, ReportOutcome::Heartbeat);
                     if reports.try_send(outgoing).is_err() {
                         tracing::debug!(activity = %self.attempt.activity, "a heartbeat was dropped: too many reports wait");
@@ -214,6 +218,8 @@ pub(crate) struct Attempt {
     /// Where its reports go: a shard queue; empty for a worker that polls.
     pub(crate) reply_to: String,
     pub(crate) clock: Clock,
+    /// What stands for it once it is announced; `None` where only its delivery does, or the definition's limits.
+    pub(crate) lease: Option<Lease>,
     pub(crate) started_at: Timestamp,
     pub(crate) started: Instant,
     pub(crate) sink: Sink,
@@ -232,8 +238,11 @@ pub(crate) struct Progress {
     pub(crate) cancelled_at: Option<Instant>,
     /// Its last report is on its way: there will be no other.
     pub(crate) closed: bool,
-    /// It was announced as started.
-    pub(crate) announced: bool,
+    /// When it was announced as started, and whether that has arrived.
+    pub(crate) announced: Option<Instant>,
+    pub(crate) held: bool,
+    /// It takes a slot.
+    pub(crate) running: bool,
     /// When the activity last gave a sign, and when one was last sent.
     pub(crate) heartbeat: Option<Instant>,
     pub(crate) heartbeat_sent: Option<Instant>,
@@ -255,6 +264,18 @@ impl Attempt {
             progress.cancelled_at = Some(Instant::now());
             drop(progress);
             self.cancel.notify_waiters();
+        }
+    }
+
+    /// Announces it as started, unless it was, or too many reports wait: then the next call does.
+    pub(crate) fn announce(self: &Arc<Attempt>, reports: &mpsc::Sender<Outgoing>) {
+        let mut progress = self.progress();
+        if progress.announced.is_some() || progress.closed {
+            return;
+        }
+        let outcome = self.lease.clone().map_or(ReportOutcome::Started, ReportOutcome::Held);
+        if reports.try_send(Outgoing::report(self, outcome)).is_ok() {
+            progress.announced = Some(Instant::now());
         }
     }
 

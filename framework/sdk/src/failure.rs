@@ -140,6 +140,10 @@ pub enum Cancelled {
     /// The attempt has ended elsewhere: by a timeout, a stop of the execution, or another result.
     #[error("the attempt has ended already")]
     Ended,
+    /// The worker could not be heard of for its lease: another worker may begin the next attempt. Only for activities
+    /// that are not `idempotent`.
+    #[error("the worker lost its lease")]
+    LeaseLost,
 }
 
 impl ActivityError for Cancelled {

@@ -101,6 +101,7 @@ impl ContextBuilder {
             call: None,
             heartbeat_every: None,
             reply_to: String::new(),
+            lease: None,
             started_at: clock.now(),
             clock,
             started: Instant::now(),

@@ -47,8 +47,12 @@ impl Server {
                     async move {
                         let target = request.headers()["x-amz-target"].to_str().unwrap().to_owned();
                         assert_eq!(request.headers()["content-type"], "application/x-amz-json-1.0");
-                        assert_eq!(request.headers()["stagepost-wait"], "5000");
                         let operation = target.strip_prefix("AWSStepFunctions.").unwrap().to_owned();
+                        if operation == "GetActivityTask" {
+                            assert_eq!(request.headers()["stagepost-wait"], "5000");
+                            assert_eq!(request.headers()["stagepost-lease"], "30000");
+                            assert_eq!(request.headers()["stagepost-idempotent"], "false");
+                        }
                         let body = request.into_body().collect().await.unwrap().to_bytes();
                         let body: Value = serde_json::from_slice(&body).unwrap();
                         let refusal = {

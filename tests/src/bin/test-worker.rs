@@ -1,12 +1,17 @@
 //! A worker whose activities misbehave when asked to: the other side of the tests of faults.
 //!
-//! On `AMQP_URL` and `STAGEPOST_QUEUE_PREFIX`, or on the API at `STAGEPOST_URL`, which it polls.
+//! On `AMQP_URL` and `STAGEPOST_QUEUE_PREFIX`, or on the API at `STAGEPOST_URL`, which it polls. `STAGEPOST_TEST_LEASE`
+//! sets its lease, in milliseconds.
 
 use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use stagepost::{Context, Failure, State, Worker, WorkerError, activities, activity};
 
@@ -67,6 +72,35 @@ async fn silent(cx: Context) -> Result<u32, Failure> {
     Ok(cx.attempt())
 }
 
+/// What `writes` and `writes_twice` do: a line into a file, and then nothing for a while.
+#[derive(Debug, Deserialize)]
+struct Writing {
+    file: PathBuf,
+    millis: u64,
+}
+
+impl Writing {
+    /// One line for each run: the step, the attempt, the process.
+    async fn run(self, cx: &Context) -> Result<u32, Failure> {
+        let line = format!("{} {} {}\n", cx.idempotency_key(), cx.attempt(), std::process::id());
+        OpenOptions::new().create(true).append(true).open(&self.file)?.write_all(line.as_bytes())?;
+        tokio::time::sleep(Duration::from_millis(self.millis)).await;
+        Ok(cx.attempt())
+    }
+}
+
+/// Leaves a trace of each run.
+#[activity]
+async fn writes(cx: Context, writing: Writing) -> Result<u32, Failure> {
+    writing.run(&cx).await
+}
+
+/// As `writes`, and may run twice.
+#[activity(idempotent)]
+async fn writes_twice(cx: Context, writing: Writing) -> Result<u32, Failure> {
+    writing.run(&cx).await
+}
+
 #[tokio::main]
 async fn main() -> Result<(), WorkerError> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
@@ -75,5 +109,9 @@ async fn main() -> Result<(), WorkerError> {
     if let Ok(prefix) = std::env::var("STAGEPOST_QUEUE_PREFIX") {
         worker = worker.queue_prefix(prefix);
     }
-    worker.register(activities![echo, panics, fails_first, sleeps, beats, silent]).run().await
+    if let Some(millis) = std::env::var("STAGEPOST_TEST_LEASE").ok().and_then(|millis| millis.parse().ok()) {
+        worker = worker.lease(Duration::from_millis(millis));
+    }
+    let activities = activities![echo, panics, fails_first, sleeps, beats, silent, writes, writes_twice];
+    worker.register(activities).run().await
 }

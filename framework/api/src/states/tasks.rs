@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
+use stagepost_coordinator::Poller;
 use stagepost_protocol::{
     Report, ReportOutcome, TaskToken,
     approval::{self, Via},
     http,
-    message::HEADER_WAIT,
+    message::{HEADER_IDEMPOTENT, HEADER_LEASE, HEADER_WAIT},
     shard::Reply,
 };
 
@@ -23,7 +24,7 @@ use crate::{
 const TOKEN: Text = Text::sensitive(1, 2048);
 
 /// GetActivityTask: a long poll. A client that goes away while it waits loses no task: this future is dropped
-/// then, and with it the delivery goes back. What was announced as started and could not be sent is lost to this
+/// then, and what had come for it goes to somebody else. What was announced as started and could not be sent is lost to this
 /// worker and ends by the task's timeout or heartbeat, as with the service. A worker that is going to stop avoids
 /// that: its header `stagepost-wait` asks for a shorter poll, which it can wait for.
 ///
@@ -36,10 +37,16 @@ pub(super) async fn get_activity_task(cx: &Context<'_>, mut m: Members<'_>) -> R
     let arn = names::activity(arn)?;
     worker.map_or(Ok(()), names::name)?;
     activities::find(cx, &arn).await?;
-    let asked = cx.headers.get(HEADER_WAIT).and_then(|value| value.to_str().ok()?.parse().ok());
+    let header = |name: &str| cx.headers.get(name).and_then(|value| value.to_str().ok());
+    let asked = header(HEADER_WAIT).and_then(|millis| millis.parse().ok());
+    let poller = Poller {
+        worker: worker.map(str::to_owned),
+        lease_millis: header(HEADER_LEASE).and_then(|millis| millis.parse().ok()),
+        idempotent: header(HEADER_IDEMPOTENT) == Some("true"),
+    };
     let wait = cx.api.options.activity_poll.min(asked.map_or(Duration::MAX, Duration::from_millis));
     let task = tokio::select! {
-        task = cx.api.commands.poll_activity(&arn.namespace, &arn.name, worker, wait) => task?,
+        task = cx.api.commands.poll_activity(&arn.namespace, &arn.name, poller, wait) => task?,
         () = cx.api.closed() => None,
     };
     Ok(match task {

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use stagepost_coordinator::{
-    client::{ClientError, OneCall},
+    client::{ClientError, OneCall, Poller},
     express::{Ended, RunError},
 };
 use stagepost_engine::End;
@@ -425,7 +425,7 @@ impl Commands for Memory {
         &self,
         _: &Namespace,
         _: &str,
-        _: Option<&str>,
+        _: Poller,
         wait: Duration,
     ) -> Result<Option<TaskMessage>, ClientError> {
         let task = self.tables().task.take();

@@ -2,8 +2,11 @@
 //!
 //! Each consumer has a channel of its own: a prefetch and an error are then its own affair. There is no task:
 //! [`Consumer::next`] polls lapin's stream, and where that ends, the rebuilding, which survives being dropped.
+//!
+//! RabbitMQ fixes a consumer's prefetch when it begins. To change it ([`Consumer::admit`]) the consumer is cancelled and
+//! another one begun on the same channel, where the first one's deliveries stay and can be settled, without counting.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -54,7 +57,11 @@ pub(super) struct RabbitMqConsumer {
     acker: Arc<ChannelAcker>,
     /// With the number of the connection that it is on.
     stream: Option<(u64, lapin::Consumer)>,
+    /// What had come to a stream that was cancelled for another one.
+    left: VecDeque<lapin::message::Delivery>,
     rebuilding: Option<BoxFuture<'static, Result<Feed, Error>>>,
+    /// No delivery is wanted for now.
+    paused: bool,
     cancelled: bool,
 }
 
@@ -66,8 +73,16 @@ impl RabbitMqConsumer {
             settles: matches!(source, Source::Queue { .. }),
             state: Mutex::default(),
         });
-        let mut consumer =
-            RabbitMqConsumer { inner, source, acker, stream: None, rebuilding: None, cancelled: false };
+        let mut consumer = RabbitMqConsumer {
+            inner,
+            source,
+            acker,
+            stream: None,
+            left: VecDeque::new(),
+            rebuilding: None,
+            paused: false,
+            cancelled: false,
+        };
         consumer.install(feed);
         Ok(consumer)
     }
@@ -76,7 +91,7 @@ impl RabbitMqConsumer {
         let mut state = self.acker.lock();
         state.generation += 1;
         state.unsettled.clear();
-        state.channel = Some(feed.channel);
+        (state.session, state.channel) = (feed.session, Some(feed.channel));
         drop(state);
         self.stream = Some((feed.session, feed.stream));
     }
@@ -86,9 +101,8 @@ impl RabbitMqConsumer {
         self.acker.lock().channel.as_ref().is_some_and(|channel| channel.status().connected())
     }
 
-    /// Takes what has arrived after `first`. Waits for nothing, so nothing is lost by being dropped.
+    /// Takes `first` and what has arrived after it. Waits for nothing, so nothing is lost by being dropped.
     fn take(&mut self, first: lapin::message::Delivery, max: usize) -> Vec<Delivery> {
-        let Some((_, stream)) = &mut self.stream else { return Vec::new() };
         let mut state = self.acker.lock();
         let generation = state.generation;
         let mut deliveries = Vec::new();
@@ -108,13 +122,25 @@ impl RabbitMqConsumer {
             if deliveries.len() >= max {
                 break;
             }
-            next = match stream.next().now_or_never() {
-                Some(Some(Ok(delivery))) => Some(delivery),
+            next = self.left.pop_front();
+            if next.is_none()
+                && let Some((_, stream)) = &mut self.stream
+            {
                 // An error is always followed by the end, which the next call finds.
-                Some(Some(Err(_)) | None) | None => None,
-            };
+                next = stream.next().now_or_never().flatten().and_then(Result::ok);
+            }
         }
         deliveries
+    }
+
+    /// Begins to rebuild, where deliveries are wanted.
+    fn rebuild(&mut self) {
+        self.stream = None;
+        self.left.clear();
+        self.acker.close();
+        if !self.paused {
+            self.rebuilding = Some(Box::pin(build(Arc::clone(&self.inner), self.source.clone(), false)));
+        }
     }
 }
 
@@ -134,10 +160,19 @@ impl Consumer for RabbitMqConsumer {
                     }
                 }
             }
+            if self.is_alive()
+                && let Some(first) = self.left.pop_front()
+            {
+                return Some(self.take(first, max));
+            }
             let found = match &mut self.stream {
                 // A stream does not always end with its connection.
                 Some((session, stream)) => {
                     self.inner.consuming.while_up(*session, stream.next()).await.flatten()
+                }
+                None if self.paused && !self.cancelled => {
+                    self.inner.consuming.closed().await;
+                    return None;
                 }
                 None => None,
             };
@@ -149,14 +184,40 @@ impl Consumer for RabbitMqConsumer {
                     tracing::debug!(queue = self.source.name(), %error, "the channel of a consumer ended");
                 }
                 None if self.cancelled => return None,
-                None => {
-                    self.stream = None;
-                    self.acker.close();
-                    let rebuilding = build(Arc::clone(&self.inner), self.source.clone(), false);
-                    self.rebuilding = Some(Box::pin(rebuilding));
-                }
+                None => self.rebuild(),
             }
         }
+    }
+
+    async fn admit(&mut self, further: u16) {
+        let Source::Queue { prefetch, .. } = &mut self.source else { return };
+        *prefetch = further;
+        self.paused = further == 0;
+        if self.cancelled {
+            return;
+        }
+        let rebuilding = self.rebuilding.take().is_some();
+        let (session, channel) = {
+            let state = self.acker.lock();
+            (state.session, state.channel.clone())
+        };
+        let channel = channel.filter(|channel| !rebuilding && channel.status().connected());
+        if let Some(channel) = channel {
+            let (stream, queue) = (self.stream.take().map(|(_, stream)| stream), self.source.name().into());
+            let exchange = exchange(channel, stream, queue, further, self.left.len());
+            match self.inner.consuming.while_up(session, exchange).await {
+                Some(Ok((left, stream))) => {
+                    self.left.extend(left);
+                    (self.paused, self.stream) = (stream.is_none(), stream.map(|stream| (session, stream)));
+                    return;
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(queue = self.source.name(), %error, "a consumer is rebuilt to be changed");
+                }
+                None => {}
+            }
+        }
+        self.rebuild();
     }
 
     async fn cancel(&mut self) {
@@ -250,9 +311,7 @@ async fn try_build(inner: &Inner, source: &Source, name: ShortString) -> Result<
         if let Source::Queue { prefetch, .. } = source {
             channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false }).await?;
         }
-        let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
-        let stream =
-            channel.basic_consume(name, ShortString::default(), options, FieldTable::default()).await?;
+        let stream = consume(&channel, name, no_ack).await?;
         Ok(Feed { session: owner.number, channel, stream })
     };
     match answer(&inner.consuming, &session, building).await {
@@ -261,6 +320,37 @@ async fn try_build(inner: &Inner, source: &Source, name: ShortString) -> Result<
         Err(NoAnswer::Lost | NoAnswer::Blocked) => Err(None),
         Err(NoAnswer::Late) => Err(Some(Failure::Stuck("it does not answer".into()))),
     }
+}
+
+/// Ends a stream, and begins another one on the same channel that admits so many deliveries, with those that had come
+/// to the first one and were not taken. Gives what had come to it but `on_their_way`, and the new one, if any.
+async fn exchange(
+    channel: Channel,
+    stream: Option<lapin::Consumer>,
+    queue: ShortString,
+    further: u16,
+    on_their_way: usize,
+) -> lapin::Result<(Vec<lapin::message::Delivery>, Option<lapin::Consumer>)> {
+    let mut left = Vec::new();
+    if let Some(mut stream) = stream {
+        channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await?;
+        while let Some(delivery) = stream.next().await {
+            left.push(delivery?);
+        }
+    }
+    let come = u16::try_from(on_their_way + left.len()).unwrap_or(u16::MAX);
+    let further = further.saturating_sub(come);
+    if further == 0 {
+        return Ok((left, None));
+    }
+    channel.basic_qos(further, BasicQosOptions { global: false }).await?;
+    let stream = consume(&channel, queue, false).await?;
+    Ok((left, Some(stream)))
+}
+
+async fn consume(channel: &Channel, queue: ShortString, no_ack: bool) -> lapin::Result<lapin::Consumer> {
+    let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
+    channel.basic_consume(queue, ShortString::default(), options, FieldTable::default()).await
 }
 
 /// Settles deliveries on the channel that they came on.
@@ -273,6 +363,8 @@ struct ChannelAcker {
 #[derive(Default)]
 struct AckState {
     generation: u64,
+    /// The connection that the channel is on.
+    session: u64,
     channel: Option<Channel>,
     /// The broker closes a channel on which something is settled twice, so it is known what can be.
     unsettled: BTreeSet<u64>,

@@ -187,6 +187,7 @@ impl Batch {
                     Outcome::Confirmed => confirmed.push(index),
                     Outcome::Nacked if inner.topology.is_suspect(&self.items[index].queue) => {
                         inner.topology.mend(&inner.consuming, &self.items[index].queue).await;
+                        self.items[index].mark_republished();
                         again.push(index);
                     }
                     Outcome::Nacked if nacks < NACKS_MAX => {

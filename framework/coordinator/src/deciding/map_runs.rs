@@ -44,6 +44,9 @@ impl Round<'_> {
                     | Ignored::RedrivenTooOften
                     | Ignored::TooManySignals
                     | Ignored::AttemptClosed
+                    | Ignored::AlreadyHeld
+                    | Ignored::HeldElsewhere
+                    | Ignored::AlreadyReleased
                     | Ignored::UnknownAttempt => Reply::NotFound,
                 }
             }

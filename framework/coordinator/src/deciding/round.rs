@@ -7,8 +7,8 @@ use stagepost_engine::{
     Applied, Command, End, Env, Execution, HistoryEvent, Ignored, Input, Origin, Outcome, SyncChild, history,
 };
 use stagepost_protocol::{
-    DeadReason, ExecutionId, MapRun, MapRunArn, Message, Parent, ParentKind, Report, ShardId, ShardMessage,
-    Timestamp,
+    DeadReason, ExecutionId, MapRun, MapRunArn, Message, Parent, ParentKind, Report, ReportOutcome, ShardId,
+    ShardMessage, TaskToken, Timestamp, Verdict,
     approval::{Answer, ApprovalId},
     limits,
     shard::{Redrive, Reply, Start, Stop},
@@ -53,6 +53,8 @@ pub(super) struct Round<'a> {
     map_runs: BTreeMap<MapRunArn, MapRun>,
     /// What happened to approvals.
     pub(super) approvals: BTreeMap<ApprovalId, Appended>,
+    /// What workers are told, by worker.
+    pub(super) verdicts: BTreeMap<String, Vec<(TaskToken, Verdict)>>,
 }
 
 pub(super) fn publish(declared: &mut HashSet<String>, decided: &mut Decided, message: Message) {
@@ -82,7 +84,12 @@ impl<'a> Round<'a> {
             refused: Vec::new(),
             map_runs: BTreeMap::new(),
             approvals: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
         }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
     }
 
     pub(super) fn message(&mut self, taken: Taken) {
@@ -90,7 +97,7 @@ impl<'a> Round<'a> {
         self.volatile = reply.is_some();
         let shards = self.deciding.options.shards;
         let id = match &message {
-            ShardMessage::Reports(_) | ShardMessage::Answers(_) => None,
+            ShardMessage::Reports(_) | ShardMessage::Answers(_) | ShardMessage::Alive(_) => None,
             ShardMessage::Start(start) => Some(start.execution.id()),
             ShardMessage::Stop(stop) => Some(stop.execution.id()),
             ShardMessage::Redrive(redrive) => Some(redrive.execution.id()),
@@ -136,6 +143,10 @@ impl<'a> Round<'a> {
                 }
                 Some(answer)
             }
+            ShardMessage::Alive(alive) => {
+                self.alive(&alive);
+                None
+            }
         };
         if let (Some(answer), Some((reply_to, correlation_id))) = (answer, reply) {
             self.decided.replies.push(answer.encode(&reply_to, &correlation_id));
@@ -176,13 +187,37 @@ impl<'a> Round<'a> {
         shard: ShardId,
         id: ExecutionId,
         event_id: u64,
-        report: Report,
+        mut report: Report,
         redelivered: bool,
     ) -> Reply {
         if let Some(reason) = self.known.broken.get(&id).cloned() {
             self.dead(shard, &ShardMessage::Reports(vec![report]), DeadReason::Refused, &reason);
             return Reply::Refused(reason);
         }
+        if let ReportOutcome::Claimed(claim) = report.outcome {
+            return self.claim(id, event_id, report.token, report.worker, claim, self.volatile);
+        }
+        let holder = match &mut report.outcome {
+            ReportOutcome::Held(lease) => {
+                self.hear(lease);
+                // Who asked for a reply learns it from that.
+                Some((lease.holder.clone(), report.token.clone())).filter(|_| !self.volatile)
+            }
+            ReportOutcome::Heartbeat => {
+                self.hear_heartbeat(id, event_id);
+                None
+            }
+            _ => None,
+        };
+        let reply = self.report_open(id, event_id, report, redelivered);
+        // It would be run to its end in vain.
+        if let (Reply::TaskTimedOut | Reply::TaskDoesNotExist, Some((holder, token))) = (&reply, holder) {
+            self.tell(holder, token, Verdict::Drop);
+        }
+        reply
+    }
+
+    fn report_open(&mut self, id: ExecutionId, event_id: u64, report: Report, redelivered: bool) -> Reply {
         if !self.deciding.cache.contains(id) {
             add(&self.deciding.shared.metrics.inputs_ignored, 1);
             let ended = self.known.ended.contains_key(&id);
@@ -207,9 +242,12 @@ impl<'a> Round<'a> {
                     self.stop_child(child, parent);
                 }
                 match ignored {
-                    Ignored::AlreadyStarted | Ignored::AlreadySubmitted | Ignored::NothingDue => {
-                        Reply::Accepted
-                    }
+                    Ignored::AlreadyStarted
+                    | Ignored::AlreadySubmitted
+                    | Ignored::AlreadyHeld
+                    | Ignored::AlreadyReleased
+                    | Ignored::HeldElsewhere
+                    | Ignored::NothingDue => Reply::Accepted,
                     Ignored::AttemptClosed | Ignored::Ended => Reply::TaskTimedOut,
                     // Nothing that a report leads to.
                     Ignored::NotEnded
@@ -385,6 +423,7 @@ impl<'a> Round<'a> {
         self.republish(id);
         let abandoned = self.deciding.cache.get_mut(id).map(|entry| std::mem::take(&mut entry.abandoned));
         abandoned.into_iter().flatten().for_each(|stop| self.send_stop(stop));
+        self.end_leases(id);
         let ignored = self.decide(id, Input::Wake);
         let settled = self.deciding.cache.get(id).is_some_and(|e| e.in_flight == 0);
         if ignored.is_some() && settled && !self.concerned.contains(&id) {
@@ -397,13 +436,15 @@ impl<'a> Round<'a> {
 
     /// A wake-up fired and its consequences are confirmed: its row moves to the next deadline.
     fn move_fired_wake(&mut self, id: ExecutionId) {
-        let Some(entry) = self.deciding.cache.get_mut(id) else { return };
+        let shard = self.deciding.options.shards.of(id);
+        let Deciding { cache, workers, .. } = &mut *self.deciding;
+        let Some(entry) = cache.get_mut(id) else { return };
         if entry.execution.end().is_some() || entry.stored_wake.is_none_or(|at| at > self.now) {
             return;
         }
         // Nothing is due, so a deadline in the past would be the engine's mistake; it must not keep us busy.
         let pause = self.now.plus_millis(1_000);
-        let next = entry.execution.next_deadline();
+        let next = workers.next_deadline(shard, &entry.execution);
         let (from, to) = (entry.stored_wake, next.map(|at| if at > self.now { at } else { pause }));
         entry.stored_wake = to;
         self.deciding.wakes.moved(id, from, to);
@@ -533,6 +574,7 @@ impl<'a> Round<'a> {
             }
         }
         self.forget_refused();
+        self.send_verdicts();
         self.decided.batch.wakes.extend(std::mem::take(&mut self.wakes));
         self.decided.batch.map_runs.extend(std::mem::take(&mut self.map_runs).into_values());
         self.decided.batch.appended.extend(std::mem::take(&mut self.approvals).into_values());
@@ -544,7 +586,8 @@ impl<'a> Round<'a> {
         let epoch = self.deciding.leases.get(&shard).copied().unwrap_or(0);
         let guard = i64::try_from(self.deciding.options.start_guard.as_millis()).unwrap_or(i64::MAX);
         let snapshot_events = self.deciding.options.snapshot_events;
-        let Some(entry) = self.deciding.cache.get_mut(id) else { return };
+        let Deciding { cache, workers, wakes, shared, .. } = &mut *self.deciding;
+        let Some(entry) = cache.get_mut(id) else { return };
         let batch = &mut self.decided.batch;
         entry.sequence += 1;
         // Ids of visible events have no gaps; a note repeats the id before it.
@@ -552,7 +595,7 @@ impl<'a> Round<'a> {
         let last = entry.execution.last_event_id();
         entry.last_event_id = last;
         if first <= limits::HISTORY_EVENTS_WARN && last > limits::HISTORY_EVENTS_WARN {
-            add(&self.deciding.shared.metrics.histories_long, 1);
+            add(&shared.metrics.histories_long, 1);
             let (warn, max) = (limits::HISTORY_EVENTS_WARN, limits::HISTORY_EVENTS_MAX);
             let arn = &entry.execution.origin().arn;
             tracing::warn!(execution = %arn, "a history has passed {warn} events; at {max} its execution fails");
@@ -576,7 +619,7 @@ impl<'a> Round<'a> {
         let follows = entry.execution.origin().parent.as_ref().is_some_and(waited_for);
         let fragile = touched.volatile && (follows || touched.stopped_children);
         let from = entry.stored_wake;
-        let next = entry.execution.next_deadline();
+        let next = workers.next_deadline(shard, &entry.execution);
         let begins = touched.started.is_some() || touched.redriven;
         let to = match (&end, begins) {
             (Some(_), _) => fragile.then(|| self.now.plus_millis(guard)),
@@ -596,7 +639,7 @@ impl<'a> Round<'a> {
         // unless the engine wants to go on at once.
         let fired = to == from && to.is_some_and(|at| at <= self.now);
         if !fired || next.is_some_and(|at| at <= self.now) {
-            self.deciding.wakes.moved(id, from, to);
+            wakes.moved(id, from, to);
         }
         if touched.redriven {
             let (redrive_count, redriven_at) = entry.execution.redrives();
@@ -622,7 +665,7 @@ impl<'a> Round<'a> {
         }
         match end {
             Some(end) => {
-                add(&self.deciding.shared.metrics.executions_ended, 1);
+                add(&shared.metrics.executions_ended, 1);
                 self.wakes.remove(&id);
                 let redrives = entry.execution.redrives().0;
                 let child = family::Child::of(entry.execution.origin(), &end, redrives);

@@ -51,6 +51,9 @@ impl Round<'_> {
             | Ignored::AlreadyStarted
             | Ignored::AlreadySubmitted
             | Ignored::AlreadyRedriven
+            | Ignored::AlreadyHeld
+            | Ignored::AlreadyReleased
+            | Ignored::HeldElsewhere
             | Ignored::NothingDue
             | Ignored::NotEnded
             | Ignored::RedrivenTooOften

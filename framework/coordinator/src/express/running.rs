@@ -161,11 +161,14 @@ impl Running {
             }
             Some(Ignored::AttemptClosed | Ignored::Ended) => Reply::TaskTimedOut,
             Some(Ignored::UnknownAttempt) => Reply::TaskDoesNotExist,
-            // Nobody asks for it: an Express execution is neither redriven nor signaled.
+            // Nobody asks for it: an Express execution is neither redriven nor signaled, and its attempts are not leased.
             Some(
                 Ignored::NotEnded
                 | Ignored::AlreadyRedriven
                 | Ignored::RedrivenTooOften
+                | Ignored::AlreadyHeld
+                | Ignored::HeldElsewhere
+                | Ignored::AlreadyReleased
                 | Ignored::AlreadySignaled
                 | Ignored::TooManySignals,
             ) => Reply::Accepted,

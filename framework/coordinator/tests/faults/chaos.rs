@@ -382,6 +382,10 @@ impl Consumer for FaultyConsumer {
         deliveries.iter_mut().for_each(|d| d.tag.generation = generation);
         Some(deliveries)
     }
+    async fn admit(&mut self, further: u16) {
+        self.inner.admit(further).await;
+    }
+
     async fn cancel(&mut self) {
         self.cancelled = true;
         self.inner.cancel().await;

@@ -125,6 +125,8 @@ const fn code(kind: &EventKind) -> u8 {
         EventKind::Yielded { .. } => 38,
         EventKind::MapPaused => 39,
         EventKind::EvaluationFailed { .. } => 40,
+        EventKind::AttemptLeased { .. } => 45,
+        EventKind::AttemptReleased { .. } => 46,
         EventKind::ExecutionRedriven { .. } => 60,
         EventKind::MapRunStarted { .. } => 70,
         EventKind::MapRunSucceeded => 71,
@@ -345,6 +347,13 @@ impl<'a> Writer<'a> {
                     self.payload(result);
                 }
             }
+            EventKind::AttemptLeased { holder, worker, millis, again } => {
+                self.optional_string(holder.as_deref());
+                self.optional_string(worker.as_deref());
+                self.number(*millis);
+                self.number(u64::from(*again));
+            }
+            EventKind::AttemptReleased { by } => self.optional_string(by.as_deref()),
             EventKind::WaitScheduled { until } => self.time(*until),
             EventKind::RetryScheduled { retrier, due } => {
                 self.number(u64::from(*retrier));
@@ -602,6 +611,13 @@ impl<'de, A: SeqAccess<'de>> Reader<'_, A> {
                 assigned: self.assigned()?,
             },
             8 => EventKind::StateAborted { state_type: self.state_type()? },
+            45 => EventKind::AttemptLeased {
+                holder: self.required()?,
+                worker: self.required()?,
+                millis: self.required()?,
+                again: self.required::<u64>()? != 0,
+            },
+            46 => EventKind::AttemptReleased { by: self.required()? },
             60 => EventKind::ExecutionRedriven { count: self.required()?, client_token: self.required()? },
             9 => EventKind::ActivityScheduled {
                 resource: self.required()?,
@@ -761,11 +777,21 @@ mod tests {
         };
         let retry = EventKind::RetryScheduled { retrier: 1, due: Timestamp::from_millis(-5) };
         let failed = |result| EventKind::MapIterationFailed { name: "M".into(), index: 3, result };
+        let leased = |holder: Option<&str>, again| EventKind::AttemptLeased {
+            holder: holder.map(Arc::from),
+            worker: holder.map(|_| "w".into()),
+            millis: 30_000,
+            again,
+        };
         let events = [
             event(4, 4, 10, 2, retry),
             event(5, 3, 11, 3, failed(None)),
             event(6, 3, 11, 4, failed(Some(payload("0")))),
             event(6, 6, 12, 4, EventKind::HeartbeatReceived),
+            event(6, 6, 12, 4, leased(Some("h"), true)),
+            event(6, 6, 12, 4, leased(None, false)),
+            event(6, 6, 12, 4, EventKind::AttemptReleased { by: Some("h".into()) }),
+            event(6, 6, 12, 4, EventKind::AttemptReleased { by: None }),
         ];
         assert_eq!(decode(&encode(&events)).unwrap(), events);
         assert_eq!(decode(&encode(&[])).unwrap(), []);

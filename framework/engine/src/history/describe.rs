@@ -184,6 +184,8 @@ fn details(kind: &EventKind, data: bool) -> Option<(String, Option<(String, Deta
         | EventKind::SignalAwaited { .. }
         | EventKind::SignalReceived { .. }
         | EventKind::SignalTaken
+        | EventKind::AttemptLeased { .. }
+        | EventKind::AttemptReleased { .. }
         | EventKind::Yielded { .. }
         | EventKind::MapPaused
         | EventKind::MapItemsRequested

@@ -512,6 +512,22 @@ pub enum EventKind {
     },
     /// Hidden: an attempt takes the oldest signal of the name that it waits for.
     SignalTaken,
+    /// Hidden: a worker has an attempt as long as it is heard of; or somebody may have it, it is not known who.
+    AttemptLeased {
+        /// The worker, by what no other one is called.
+        holder: Option<Arc<str>>,
+        /// The name that it goes by.
+        worker: Option<Arc<str>>,
+        /// How long it may be silent, in milliseconds.
+        millis: u64,
+        /// When the lease is over another worker gets the attempt. If not, it ends.
+        again: bool,
+    },
+    /// Hidden: an attempt waits for another worker.
+    AttemptReleased {
+        /// Who gave it back; `None`: its lease was over.
+        by: Option<Arc<str>>,
+    },
     /// Hidden: too much happened in one decision; the state is entered in the next one.
     Yielded {
         /// The state to enter.
@@ -534,6 +550,8 @@ impl EventKind {
                 | EventKind::SignalAwaited { .. }
                 | EventKind::SignalReceived { .. }
                 | EventKind::SignalTaken
+                | EventKind::AttemptLeased { .. }
+                | EventKind::AttemptReleased { .. }
                 | EventKind::Yielded { .. }
                 | EventKind::MapPaused
                 | EventKind::MapItemsRequested

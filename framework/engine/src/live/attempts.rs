@@ -8,6 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use stagepost_protocol::{Payload, Timestamp};
 
+use super::Lease;
 use crate::history::{HistoryEvent, ScopeId};
 
 /// An open attempt.
@@ -28,6 +29,15 @@ pub(crate) struct Attempt {
     /// It ends with the next signal of this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) signal: Option<Arc<str>>,
+    /// Somebody who keeps no lease has begun it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) taken: bool,
+    /// What stands for it, where that is a lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lease: Option<Box<Lease>>,
+    /// Workers that gave it back: what one of them says comes twice after a crash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) released: Vec<Arc<str>>,
 }
 
 impl Attempt {
@@ -48,6 +58,9 @@ impl Attempt {
                 .map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1000)),
             heartbeat_due: None,
             signal: None,
+            taken: false,
+            lease: None,
+            released: Vec::new(),
         }
     }
 
@@ -59,11 +72,15 @@ impl Attempt {
 
 /// The scopes of open attempts. Found from the scopes, and kept beside them so that it is found fast.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Attempts {
+pub(crate) struct Attempts {
     /// By the event that scheduled the attempt.
     by_event: HashMap<u64, ScopeId>,
     /// Those that wait for a signal: its name, the event that scheduled the attempt, the scope.
     waiting: BTreeSet<(Arc<str>, u64, ScopeId)>,
+    /// Those that a worker has by a lease.
+    held: BTreeSet<(Arc<str>, u64)>,
+    /// Those of which it is not known who has them, by when that is over.
+    doubted: BTreeSet<(Timestamp, u64)>,
 }
 
 impl Attempts {
@@ -72,12 +89,22 @@ impl Attempts {
         if let Some(name) = &attempt.signal {
             self.waiting.insert((Arc::clone(name), attempt.scheduled_id, scope));
         }
+        let Some(lease) = &attempt.lease else { return };
+        match &lease.holder {
+            Some(holder) => drop(self.held.insert((Arc::clone(holder), attempt.scheduled_id))),
+            None => drop(self.doubted.insert((lease.until(), attempt.scheduled_id))),
+        }
     }
 
     pub(super) fn remove(&mut self, attempt: &Attempt, scope: ScopeId) {
         self.by_event.remove(&attempt.scheduled_id);
         if let Some(name) = &attempt.signal {
             self.waiting.remove(&(Arc::clone(name), attempt.scheduled_id, scope));
+        }
+        let Some(lease) = &attempt.lease else { return };
+        match &lease.holder {
+            Some(holder) => drop(self.held.remove(&(Arc::clone(holder), attempt.scheduled_id))),
+            None => drop(self.doubted.remove(&(lease.until(), attempt.scheduled_id))),
         }
     }
 
@@ -94,7 +121,7 @@ impl Attempts {
     }
 
     /// With the events that scheduled them, in that order.
-    pub(super) fn in_order(&self) -> Vec<(u64, ScopeId)> {
+    pub(crate) fn in_order(&self) -> Vec<(u64, ScopeId)> {
         let mut open: Vec<_> = self.by_event.iter().map(|(event, scope)| (*event, *scope)).collect();
         open.sort_unstable();
         open
@@ -109,5 +136,22 @@ impl Attempts {
     /// The names of the signals that are waited for.
     pub(super) fn awaited(&self) -> impl Iterator<Item = &str> {
         self.waiting.iter().map(|(name, ..)| &**name)
+    }
+
+    /// Those that a worker has.
+    pub(crate) fn of(&self, holder: &Arc<str>) -> impl Iterator<Item = u64> {
+        let first = (Arc::clone(holder), 0);
+        self.held.range(first..).take_while(move |(other, _)| other == holder).map(|(_, event)| *event)
+    }
+
+    /// One of each worker that has some, then those in doubt, the earliest first.
+    pub(crate) fn leased(&self) -> impl Iterator<Item = u64> {
+        let mut next = self.held.first();
+        let of_each = std::iter::from_fn(move || {
+            let (holder, event) = next?;
+            next = self.held.range((Arc::clone(holder), u64::MAX)..).next();
+            Some(*event)
+        });
+        of_each.chain(self.doubted.iter().map(|(_, event)| *event))
     }
 }

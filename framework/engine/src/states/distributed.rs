@@ -516,7 +516,8 @@ pub(crate) fn report(
 ) -> Result<Option<Ready>, Ignored> {
     let StateKind::Map(map) = &decider.state(scope).kind else { return Err(Ignored::UnknownAttempt) };
     let run = decider.map_run(scope).ok_or(Ignored::AttemptClosed)?;
-    if matches!(outcome, ReportOutcome::Started | ReportOutcome::Heartbeat | ReportOutcome::Submitted(_)) {
+    // No worker stands for these by a lease: their deliveries stay unacknowledged.
+    if !outcome.is_end() {
         return Err(Ignored::AlreadyStarted);
     }
     if let (Some(child), (_, 0)) = (child, split(event_id)) {
@@ -557,9 +558,12 @@ fn child_ended(
             (ChildEnd::TimedOut, described("TIMED_OUT", error, cause))
         }
         ReportOutcome::Aborted { error, cause } => (ChildEnd::Aborted, described("ABORTED", error, cause)),
-        ReportOutcome::Started | ReportOutcome::Heartbeat | ReportOutcome::Submitted(_) => {
-            return Err(Ignored::AlreadyStarted);
-        }
+        ReportOutcome::Started
+        | ReportOutcome::Held(_)
+        | ReportOutcome::Claimed(_)
+        | ReportOutcome::Released { .. }
+        | ReportOutcome::Heartbeat
+        | ReportOutcome::Submitted(_) => return Err(Ignored::AlreadyStarted),
     };
     let result = keep.then_some(result);
     if not_redrivable {
@@ -611,6 +615,9 @@ fn failure_of(outcome: ReportOutcome, default: &str) -> Failure {
         | ReportOutcome::Aborted { error, cause } => (error, cause),
         ReportOutcome::Succeeded(_)
         | ReportOutcome::Started
+        | ReportOutcome::Held(_)
+        | ReportOutcome::Claimed(_)
+        | ReportOutcome::Released { .. }
         | ReportOutcome::Heartbeat
         | ReportOutcome::Submitted(_) => (None, None),
     };

@@ -3,8 +3,10 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use stagepost_engine::{Command, End, Execution, Ignored, Input};
-use stagepost_protocol::{MapChild, MapRunStatus, Parent, ParentKind, ReportOutcome, Timestamp};
+use stagepost_engine::{Command, End, Execution, Held, Ignored, Input};
+use stagepost_protocol::{
+    Claim, Lease, MapChild, MapRunStatus, Parent, ParentKind, ReportOutcome, Timestamp,
+};
 
 use crate::support::{Run, machine, payload};
 
@@ -276,7 +278,10 @@ fn open_attempts(run: &Run) -> Vec<(u64, Option<MapChild>)> {
         Command::RedriveChild(redrive) => child(&redrive.parent, redrive.redrives),
         Command::StopChild(_) => None,
     };
-    run.pending().into_iter().filter_map(about).collect()
+    // What somebody has is open and not pending.
+    let held = (1..=run.execution.last_event_id())
+        .filter(|id| !matches!(run.execution.held(*id), None | Some(Held::ByNobody)));
+    run.pending().into_iter().filter_map(about).chain(held.map(|id| (id, None))).collect()
 }
 
 fn signal(run: &mut Run, name: &str, id: usize) -> Result<(), Ignored> {
@@ -299,7 +304,27 @@ fn act(run: &mut Run, choices: &mut Choices<'_>) {
         n => open[choices.below(n)],
     };
     let started_at = choices.one_in(3).then(|| Timestamp::from_millis(choices.below(200) as i64 * 10_000));
-    let outcome = match choices.below(9) {
+    let outcome = match choices.below(10) {
+        9 => {
+            let holder = ["h", "i", "j"][choices.below(3)].to_owned();
+            let lease = Lease { holder: holder.clone(), millis: 30_000, idempotent: choices.one_in(2) };
+            match choices.below(4) {
+                0 => ReportOutcome::Held(lease),
+                1 => ReportOutcome::Released { holder },
+                2 => {
+                    let lease = (!choices.one_in(4)).then_some(lease);
+                    let claim = Claim { lease, redelivered: choices.one_in(2) };
+                    let _ = run.decide(Input::Claim { event_id, worker: None, claim, doubt_millis: 60_000 });
+                    return;
+                }
+                _ => {
+                    let leased = run.execution.leases().next().map(|leased| leased.event_id);
+                    let over = run.decide(Input::LeaseOver { event_id: leased.unwrap_or(event_id) });
+                    assert!(leased.is_none() || over.is_ok());
+                    return;
+                }
+            }
+        }
         0 => {
             let items: Vec<usize> = (0..choices.below(4)).collect();
             let cursor = [json!(null), json!("c")][choices.below(2)].clone();

@@ -3,19 +3,72 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
+use std::time::Duration;
 
+use stagepost_broker::DeliveryTag;
 use stagepost_protocol::limits::{CAUSE_CHARS_MAX, ERROR_CHARS_MAX};
-use stagepost_protocol::{Payload, ReportOutcome, error_names};
-use tokio::sync::OwnedSemaphorePermit;
+use stagepost_protocol::{Lease, Payload, ReportOutcome, TaskMessage, error_names};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
 
-use super::ledger::Ledger;
+use super::control::Claiming;
+use super::ledger::{Delivered, Ledger};
 use super::shared::Shared;
 use crate::activity::{Registration, Task, Work};
 use crate::calls::{CallTask, Called};
-use crate::context::{Attempt, Context, Outgoing};
+use crate::context::{Attempt, Context, Outgoing, Progress, Sink};
 use crate::failure::{Cancelled, Failure};
+
+/// The attempt of a task that was delivered.
+pub(super) fn of_task(
+    shared: &Shared,
+    registration: &Registration,
+    task: TaskMessage,
+    delivered: DeliveryTag,
+    lease: Option<Lease>,
+) -> Attempt {
+    let millis = |n: i64| Duration::from_millis(u64::try_from(n).unwrap_or(0));
+    Attempt {
+        activity: registration.name,
+        id: task.attempt_id,
+        token: task.token,
+        number: task.attempt,
+        execution: task.execution,
+        state: task.state,
+        idempotency_key: task.idempotency_key,
+        deadline: task.deadline,
+        call: task.call,
+        heartbeat_every: task.heartbeat_millis.map(millis).or(registration.options.heartbeat),
+        reply_to: task.reply_to,
+        lease,
+        clock: shared.clock.clone(),
+        started_at: shared.clock.now(),
+        started: Instant::now(),
+        sink: Sink::Worker(shared.reports.clone()),
+        cancel: Notify::new(),
+        abort: Notify::new(),
+        progress: Mutex::new(Progress { delivered: Some(Delivered(delivered)), ..Progress::default() }),
+    }
+}
+
+/// Begins what the coordinator has granted: it knows whose it is, as if it had been announced.
+pub(super) fn begin_granted(
+    shared: &Arc<Shared>,
+    ledger: &Arc<Ledger>,
+    registration: &Arc<Registration>,
+    claiming: Claiming,
+) {
+    let Claiming { task, delivered, lease, asked, slot, .. } = claiming;
+    let input = task.input.clone();
+    let attempt = of_task(shared, registration, task, delivered, Some(lease));
+    {
+        let mut progress = attempt.progress();
+        (progress.announced, progress.held) = (asked, true);
+    }
+    begin(shared, ledger, registration, Arc::new(attempt), input, slot);
+}
 
 /// Begins an attempt on a task of its own, which holds `slot` until the activity has returned.
 pub(super) fn begin(
@@ -26,6 +79,7 @@ pub(super) fn begin(
     input: Payload,
     slot: OwnedSemaphorePermit,
 ) {
+    attempt.progress().running = true;
     ledger.begin(&attempt);
     let (shared, ledger, registration) = (Arc::clone(shared), Arc::clone(ledger), Arc::clone(registration));
     tokio::spawn(async move {
@@ -34,6 +88,7 @@ pub(super) fn begin(
             ended = run(&shared, &registration, &attempt, input) => Some(ended),
             () = attempt.abort.notified() => None,
         };
+        attempt.progress().running = false;
         drop(slot);
         match ended {
             Some(outcome) => finish(&shared, &attempt, outcome).await,
@@ -103,31 +158,54 @@ fn truncated(mut text: String, chars_max: usize) -> String {
 
 /// The function was ended at an await, because it had not stopped when it was asked to.
 async fn aborted(shared: &Shared, ledger: &Ledger, attempt: &Arc<Attempt>) {
-    let (why, delivered) = {
-        let mut progress = attempt.progress();
-        (progress.cancelled, progress.delivered.take())
-    };
+    let why = attempt.progress().cancelled;
     tracing::warn!(
         activity = attempt.activity, execution_arn = %attempt.execution, state = %attempt.state,
         attempt = attempt.number, "the activity did not stop when it was asked to, and was ended"
     );
-    if let (Some(Cancelled::Shutdown), Some(delivered)) = (why, delivered) {
-        // The message still stands for the attempt: another worker takes it.
-        if attempt.close() {
-            ledger.requeue(delivered.0).await;
-            ledger.end(&attempt.id);
-        }
-        return;
-    }
-    attempt.progress().delivered = delivered;
-    let failure = match why {
-        Some(Cancelled::Shutdown) => Failure::new(
-            error_names::HEARTBEAT_TIMEOUT,
-            format!("the worker '{}' shut down before the attempt had ended", shared.name),
-        ),
-        _ => Failure::new(error_names::TIMEOUT, "the activity did not stop when its time was over"),
+    let shut_down = || {
+        let cause = format!("the worker '{}' shut down before the attempt had ended", shared.name);
+        failed(Failure::new(error_names::HEARTBEAT_TIMEOUT, cause))
     };
-    finish(shared, attempt, failed(failure)).await;
+    let outcome = match (why, &attempt.lease) {
+        // Nothing is kept of its execution: the message still stands for the attempt, and another worker takes it.
+        (Some(Cancelled::Shutdown), None) => {
+            let delivered = attempt.progress().delivered.take();
+            match delivered {
+                Some(delivered) if attempt.close() => {
+                    ledger.requeue(delivered.0).await;
+                    ledger.end(&attempt.id);
+                    return;
+                }
+                _ => shut_down(),
+            }
+        }
+        (Some(Cancelled::Shutdown), Some(lease)) if lease.idempotent => {
+            ReportOutcome::Released { holder: lease.holder.clone() }
+        }
+        (Some(Cancelled::Shutdown), Some(_)) => shut_down(),
+        (Some(Cancelled::LeaseLost), _) => {
+            let cause = format!("the worker '{}' was not heard of for its lease", shared.name);
+            failed(Failure::new(error_names::HEARTBEAT_TIMEOUT, cause))
+        }
+        _ => failed(Failure::new(error_names::TIMEOUT, "the activity did not stop when its time was over")),
+    };
+    finish(shared, attempt, outcome).await;
+}
+
+/// Gives a task to another worker that was delivered and not begun.
+pub(super) async fn give_back(
+    shared: &Shared,
+    ledger: &Ledger,
+    registration: &Registration,
+    task: TaskMessage,
+    delivered: DeliveryTag,
+    lease: Lease,
+) {
+    let holder = lease.holder.clone();
+    let attempt = Arc::new(of_task(shared, registration, task, delivered, Some(lease)));
+    ledger.begin(&attempt);
+    finish(shared, &attempt, ReportOutcome::Released { holder }).await;
 }
 
 /// The future's result, or what it panicked with: while it is made or while it is polled.

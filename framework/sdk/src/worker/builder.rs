@@ -17,6 +17,11 @@ use crate::state::States;
 const CONCURRENCY_DEFAULT: u16 = 64;
 /// How long running attempts may take to end when the worker stops, unless it is set.
 const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a worker may be silent before others get its attempts, unless it is set.
+const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+/// The shortest and the longest lease.
+const LEASE_MIN: Duration = Duration::from_millis(500);
+const LEASE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Longest name of a worker, in characters (GetActivityTask).
 const NAME_CHARS_MAX: usize = 80;
 
@@ -51,6 +56,7 @@ pub struct Worker {
     pub(super) topology: Topology,
     pub(super) shutdown_grace: Duration,
     pub(super) clock: Clock,
+    pub(super) lease: Duration,
     concurrency: Option<u16>,
 }
 
@@ -96,6 +102,7 @@ impl Worker {
             topology: Topology::default(),
             shutdown_grace: SHUTDOWN_GRACE_DEFAULT,
             clock: Clock::default(),
+            lease: LEASE_DEFAULT,
             concurrency: None,
         }
     }
@@ -156,6 +163,16 @@ impl Worker {
     /// Where the time of deadlines and reports comes from, for tests under virtual time. Default: the system's clock.
     pub fn clock(mut self, time: impl Fn() -> SystemTime + Send + Sync + 'static) -> Worker {
         self.clock = Clock::new(time);
+        self
+    }
+
+    /// How long the worker may be silent, because it died or is cut off from the broker, before what it runs ends
+    /// elsewhere (with `States.HeartbeatTimeout`, or in another worker if the activity is `idempotent`). It says three
+    /// times as often that it is there. A worker that was not heard for so long asks its activities to stop
+    /// ([`Cancelled::LeaseLost`](crate::Cancelled::LeaseLost)), so it should be longer than the broker takes to restart.
+    /// From 500 ms to a day; default: 30 s. Workers on a broker only: those who poll an API keep no lease.
+    pub fn lease(mut self, lease: Duration) -> Worker {
+        self.lease = lease.clamp(LEASE_MIN, LEASE_MAX);
         self
     }
 

@@ -10,7 +10,9 @@ use hyper::{HeaderMap, Method, Request, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
-use stagepost_protocol::{Namespace, limits::REQUEST_BYTES_MAX, message::HEADER_WAIT};
+use stagepost_protocol::Namespace;
+use stagepost_protocol::limits::REQUEST_BYTES_MAX;
+use stagepost_protocol::message::{HEADER_IDEMPOTENT, HEADER_LEASE, HEADER_WAIT};
 
 /// How long an answer may take. A long poll has [`POLL_WITHIN`].
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -114,9 +116,22 @@ impl Client {
 
     /// GetActivityTask: waits for a task, [`POLL_HELD`] or what the server thinks right. Dropping the future may lose
     /// a task that the server is just handing out.
-    pub(super) async fn poll(&self, activity_arn: &str, worker: &str) -> Result<Option<Polled>, CallError> {
+    ///
+    /// `lease_millis`: heartbeats of the task are sent so often, unless the definition asks for its own.
+    pub(super) async fn poll(
+        &self,
+        activity_arn: &str,
+        worker: &str,
+        lease_millis: u64,
+        idempotent: bool,
+    ) -> Result<Option<Polled>, CallError> {
         let request = serde_json::json!({"activityArn": activity_arn, "workerName": worker});
-        let (headers, body) = self.call("GetActivityTask", &request, POLL_WITHIN).await?;
+        let headers = [
+            (HEADER_WAIT, POLL_HELD.as_millis().to_string()),
+            (HEADER_LEASE, lease_millis.to_string()),
+            (HEADER_IDEMPOTENT, idempotent.to_string()),
+        ];
+        let (headers, body) = self.call_with("GetActivityTask", &request, &headers, POLL_WITHIN).await?;
         let task: PolledTask = read(&body)?;
         let token = task.task_token.filter(|token| !token.is_empty());
         Ok(token.map(|token| Polled { token, input: task.input.unwrap_or_else(|| "{}".into()), headers }))
@@ -152,7 +167,17 @@ impl Client {
         request: &impl Serialize,
         within: Duration,
     ) -> Result<(HeaderMap, Bytes), CallError> {
-        match tokio::time::timeout(within, self.exchange(operation, request)).await {
+        self.call_with(operation, request, &[], within).await
+    }
+
+    async fn call_with(
+        &self,
+        operation: &'static str,
+        request: &impl Serialize,
+        headers: &[(&str, String)],
+        within: Duration,
+    ) -> Result<(HeaderMap, Bytes), CallError> {
+        match tokio::time::timeout(within, self.exchange(operation, request, headers)).await {
             Ok(answer) => answer,
             Err(_) => Err(CallError::Unavailable(format!("no answer to {operation} within {within:?}"))),
         }
@@ -162,17 +187,18 @@ impl Client {
         &self,
         operation: &'static str,
         request: &impl Serialize,
+        headers: &[(&str, String)],
     ) -> Result<(HeaderMap, Bytes), CallError> {
         let unavailable = |error: &dyn std::error::Error| CallError::Unavailable(with_sources(error));
         let body = serde_json::to_vec(request).map_err(|error| unavailable(&error))?;
-        let request = Request::builder()
+        let builder =
+            headers.iter().fold(Request::builder(), |builder, (name, value)| builder.header(*name, value));
+        let request = builder
             .method(Method::POST)
             .uri(&self.uri)
             .header(CONTENT_TYPE, "application/x-amz-json-1.0")
             .header("x-amz-target", format!("AWSStepFunctions.{operation}"))
             .header(AUTHORIZATION, &self.authorization)
-            // Only a poll is held; to other operations it means nothing.
-            .header(HEADER_WAIT, POLL_HELD.as_millis().to_string())
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| unavailable(&error))?;
         let response = self.http.request(request).await.map_err(|error| unavailable(&error))?;

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 
 use stagepost_broker::{Acker, DeliveryTag};
+use stagepost_protocol::TaskToken;
 use tokio::sync::{Mutex, Notify};
 
+use super::control::Claiming;
 use crate::context::Attempt;
 
 /// A delivery that an attempt holds.
@@ -23,12 +25,20 @@ pub(super) struct Ledger {
     /// an error to RabbitMQ, so their order must be that of the decisions.
     open: Mutex<Open>,
     attempts: StdMutex<BTreeMap<String, Arc<Attempt>>>,
+    /// By their tokens.
+    claims: StdMutex<BTreeMap<String, Claiming>>,
     changed: Notify,
 }
 
 impl Ledger {
     pub(super) fn new(acker: Option<Arc<dyn Acker>>) -> Ledger {
-        Ledger { acker, open: Mutex::default(), attempts: StdMutex::default(), changed: Notify::new() }
+        Ledger {
+            acker,
+            open: Mutex::default(),
+            attempts: StdMutex::default(),
+            claims: StdMutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     fn attempts(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Attempt>>> {
@@ -65,6 +75,53 @@ impl Ledger {
     /// The attempt of this id that is not finished and reported.
     pub(super) fn find(&self, id: &str) -> Option<Arc<Attempt>> {
         self.attempts().get(id).cloned()
+    }
+
+    /// As [`Ledger::find`], by the token.
+    pub(super) fn find_token(&self, token: &TaskToken) -> Option<Arc<Attempt>> {
+        self.attempts().values().find(|attempt| attempt.token == *token).cloned()
+    }
+
+    fn claims(&self) -> MutexGuard<'_, BTreeMap<String, Claiming>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a claim. Gives the one of the same attempt whose place it takes.
+    pub(super) fn claim(&self, claiming: Claiming) -> Option<Claiming> {
+        self.claims().insert(claiming.task.token.as_str().to_owned(), claiming)
+    }
+
+    pub(super) fn each_claim(&self, look: impl FnMut(&mut Claiming)) {
+        self.claims().values_mut().for_each(look);
+    }
+
+    pub(super) fn take_claim(&self, token: &TaskToken) -> Option<Claiming> {
+        self.claims().remove(token.as_str())
+    }
+
+    /// Gives up all claims; their deliveries go back.
+    pub(super) async fn give_up_claims(&self) {
+        let claims = std::mem::take(&mut *self.claims());
+        for claiming in claims.into_values() {
+            self.requeue(claiming.delivered).await;
+        }
+    }
+
+    /// From now on no delivery counts that has come before.
+    pub(super) async fn count_anew(&self) {
+        let mut open = self.open.lock().await;
+        open.uncounted = open.last;
+    }
+
+    /// How many of those that take a slot have a delivery that counts.
+    pub(super) async fn counted(&self) -> usize {
+        let open = self.open.lock().await;
+        let of_attempts = self.attempts();
+        let attempts = of_attempts.values().filter(|attempt| {
+            let progress = attempt.progress();
+            progress.running && progress.delivered.is_some_and(|delivered| open.counts(delivered.0))
+        });
+        attempts.count() + self.claims().values().filter(|claiming| open.counts(claiming.delivered)).count()
     }
 
     pub(super) fn begin(&self, attempt: &Arc<Attempt>) {
@@ -112,6 +169,9 @@ enum Standing {
 #[derive(Debug, Default)]
 struct Open {
     deliveries: VecDeque<(DeliveryTag, Standing)>,
+    /// The newest delivery, and the newest of those that the broker does not count any more.
+    last: Option<DeliveryTag>,
+    uncounted: Option<DeliveryTag>,
 }
 
 /// Which acknowledgements to send, in this order.
@@ -128,6 +188,13 @@ impl Open {
             self.deliveries.clear();
         }
         self.deliveries.push_back((tag, Standing::Open));
+        self.last = Some(tag);
+    }
+
+    /// Whether the broker counts a delivery that is unsettled.
+    fn counts(&self, tag: DeliveryTag) -> bool {
+        self.last.is_some_and(|last| last.generation == tag.generation)
+            && self.uncounted.is_none_or(|uncounted| tag > uncounted)
     }
 
     fn mark(&mut self, tag: DeliveryTag, to: Standing) {
@@ -209,6 +276,18 @@ mod tests {
         open.delivered(tag(4));
         open.give_up(tag(4));
         assert!(open.deliveries.is_empty());
+    }
+
+    #[test]
+    fn what_came_before_the_consumer_was_changed_does_not_count() {
+        let mut open = Open::default();
+        (1..=3).for_each(|n| open.delivered(tag(n)));
+        assert!(open.counts(tag(3)));
+        open.uncounted = open.last;
+        open.delivered(tag(4));
+        assert_eq!([3, 4].map(|n| open.counts(tag(n))), [false, true]);
+        open.delivered(DeliveryTag { generation: 2, tag: 1 });
+        assert!(!open.counts(tag(4)) && open.counts(DeliveryTag { generation: 2, tag: 1 }));
     }
 
     #[test]

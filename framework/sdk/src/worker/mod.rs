@@ -7,14 +7,17 @@
 //!                                          watch
 //! ```
 //!
-//! A delivery is acknowledged only after the broker has confirmed its attempt's last report, so a worker that dies
-//! loses nothing: its tasks are delivered again.
+//! A delivery is acknowledged only after the broker has confirmed its attempt's last report, or its announcement: a
+//! worker that dies loses nothing. What it had begun is known by the flag of a delivery that comes again, or by a lease
+//! that runs out; nobody runs it without asking the coordinator (`control`).
 
 mod attempt;
 mod builder;
 mod client;
 mod connect;
+mod control;
 mod error;
+mod lease;
 mod ledger;
 mod poller;
 mod queue;

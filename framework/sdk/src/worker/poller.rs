@@ -9,7 +9,7 @@ use std::time::Duration;
 use stagepost_protocol::message::{
     HEADER_ATTEMPT, HEADER_DEADLINE, HEADER_EXECUTION, HEADER_HEARTBEAT, HEADER_IDEMPOTENCY_KEY, HEADER_STATE,
 };
-use stagepost_protocol::{Payload, ReportOutcome, TaskToken, Timestamp, error_names, http};
+use stagepost_protocol::{Lease, Payload, ReportOutcome, TaskToken, Timestamp, error_names, http};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use super::attempt;
 use super::builder::Worker;
 use super::client::{CallError, Client, POLL_HELD, Polled};
 use super::error::WorkerError;
+use super::lease::Leases;
 use super::ledger::Ledger;
 use super::run::{Activities, all_ends, drain, first_end};
 use super::shared::{REPORTS_WAITING_MAX, Shared};
@@ -58,7 +59,9 @@ pub(super) async fn run(
     let mut shutdown = pin!(shutdown);
     let (reports, outgoing) = mpsc::channel(REPORTS_WAITING_MAX);
     let states = Arc::new(std::mem::take(&mut worker.states));
-    let shared = Arc::new(Shared { name: worker.name.clone(), clock: worker.clock.clone(), states, reports });
+    let leases = Leases::new(worker.lease, worker.topology.clone());
+    let (name, clock, claimed) = (worker.name.clone(), worker.clock.clone(), Notify::new());
+    let shared = Arc::new(Shared { name, clock, states, reports, leases, claimed });
     let activities: Activities = worker
         .registrations
         .iter()
@@ -81,6 +84,7 @@ pub(super) async fn run(
         }
     }
     let ledgers = activities.iter().map(|(r, ledger)| (r.name, Arc::clone(ledger))).collect();
+    let keep = tokio::spawn(keep(Arc::clone(&shared), client.clone(), activities.clone()));
     let reporter = tokio::spawn(report(client, ledgers, outgoing));
     let watch = tokio::spawn(watching::run(Arc::clone(&shared), activities.clone()));
     tracing::info!(worker = %worker.name, activities = activities.len(), "the worker polls");
@@ -109,6 +113,7 @@ pub(super) async fn run(
         drain(&activities, grace, hurry).await;
     }
     watch.abort();
+    keep.abort();
     shared.send(Outgoing::Stop).await;
     let reported = reporter.await.map_err(|error| WorkerError::Internal(error.to_string()));
     tracing::info!(worker = %worker.name, "the worker has stopped");
@@ -141,7 +146,8 @@ impl Poller {
             // Closed only together with the worker, and this task holds a handle.
             let Ok(slot) = slot else { return Ok(()) };
             let asked = Instant::now();
-            match self.client.poll(&arn, &self.shared.name).await {
+            let (millis, idempotent) = (self.shared.leases.millis(), self.registration.options.idempotent);
+            match self.client.poll(&arn, &self.shared.name, millis, idempotent).await {
                 Ok(Some(polled)) => {
                     pause = PAUSE_MIN;
                     match Payload::parse(&polled.input) {
@@ -221,15 +227,30 @@ impl Poller {
             deadline: number(HEADER_DEADLINE).map(Timestamp::from_millis),
             call: None,
             heartbeat_every: number(HEADER_HEARTBEAT).map(millis).or(self.registration.options.heartbeat),
-            reply_to: String::new(),
+            // What its signs of life are filed under.
+            reply_to: polled.token.clone(),
+            lease: self.lease(polled),
             clock: self.shared.clock.clone(),
             started_at: self.shared.clock.now(),
             started: Instant::now(),
             sink: Sink::Worker(self.shared.reports.clone()),
             cancel: Notify::new(),
             abort: Notify::new(),
-            progress: Mutex::new(Progress::default()),
+            // The server has announced it.
+            progress: Mutex::new(Progress {
+                announced: Some(Instant::now()),
+                held: true,
+                ..Progress::default()
+            }),
         }
+    }
+
+    /// What stands for a task: a lease, if the server knows of such, and where the definition does not ask for
+    /// heartbeats.
+    fn lease(&self, polled: &Polled) -> Option<Lease> {
+        let has = |name: &str| polled.headers.contains_key(name);
+        let leased = has(HEADER_ATTEMPT) && !has(HEADER_HEARTBEAT);
+        leased.then(|| self.shared.leases.own(self.registration.options.idempotent))
     }
 
     /// Fails a task whose input is not JSON.
@@ -246,6 +267,41 @@ async fn sleep_or_told(pause: Duration, stopped: &CancellationToken) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
         () = stopped.cancelled() => {}
+    }
+}
+
+/// Sends heartbeats of all attempts that are held by a lease, a few per lease, until it is dropped.
+async fn keep(shared: Arc<Shared>, client: Client, activities: Activities) {
+    loop {
+        let begun = Instant::now();
+        let attempts = activities.iter().flat_map(|(_, ledger)| ledger.all());
+        let held = attempts.filter(|attempt| attempt.lease.is_some() && !attempt.progress().closed);
+        let held: Vec<_> = held.collect();
+        shared.leases.forget_others(held.iter().map(|attempt| attempt.reply_to.as_str()));
+        let mut calls = JoinSet::new();
+        for attempt in held {
+            while calls.len() >= CALLS_MAX {
+                calls.join_next().await;
+            }
+            let (shared, client) = (Arc::clone(&shared), client.clone());
+            calls.spawn(async move {
+                let sent = Instant::now();
+                match client.heartbeat(attempt.token.as_str()).await {
+                    Ok(()) => shared.leases.note_heard(&attempt.reply_to, sent),
+                    Err(error) if error.is(&["TaskTimedOut", "TaskDoesNotExist"]) => {
+                        attempt.cancel(Cancelled::Ended);
+                    }
+                    Err(error) => {
+                        tracing::warn!(
+                            activity = attempt.activity,
+                            "the worker could not say that it is there: {error}"
+                        );
+                    }
+                }
+            });
+        }
+        while calls.join_next().await.is_some() {}
+        tokio::time::sleep_until(begun + shared.leases.part()).await;
     }
 }
 
@@ -282,7 +338,15 @@ async fn deliver(client: &Client, attempt: &Attempt, outcome: &ReportOutcome) ->
     loop {
         let (last, sent) = match outcome {
             // Who polls a task has started it; and calls are not polled.
-            ReportOutcome::Started | ReportOutcome::Submitted(_) => return false,
+            ReportOutcome::Started
+            | ReportOutcome::Held(_)
+            | ReportOutcome::Claimed(_)
+            | ReportOutcome::Submitted(_) => return false,
+            // The API has no operation for it.
+            ReportOutcome::Released { .. } => {
+                let cause = "the worker shut down before the attempt had ended";
+                (true, client.failed(token, Some(error_names::HEARTBEAT_TIMEOUT), Some(cause)).await)
+            }
             ReportOutcome::Heartbeat => (false, client.heartbeat(token).await),
             ReportOutcome::Succeeded(output) => (true, client.succeeded(token, output.as_str()).await),
             ReportOutcome::Failed { error, cause }

@@ -1,19 +1,26 @@
 //! Takes an activity's tasks off its queue, as many as there are free slots, and begins them.
+//!
+//! An attempt that runs for long is not stood for by its delivery: that is acknowledged once its announcement has
+//! arrived. The broker would send another task for it, which would wait here, so the consumer is changed first to admit
+//! only as many as there are free slots. Short attempts never come to that.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use stagepost_broker::{Broker, Consumer, Delivery, Error};
-use stagepost_protocol::{DeadLetter, DeadReason, Message, TaskMessage};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use stagepost_broker::{Broker, Consumer, Delivery, DeliveryTag, Error};
+use stagepost_protocol::{DeadLetter, DeadReason, Lease, Message, TaskMessage};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt;
+use super::control::Claiming;
 use super::ledger::{Delivered, Ledger};
 use super::shared::Shared;
 use crate::activity::Registration;
-use crate::context::{Attempt, Progress, Sink};
+use crate::context::Attempt;
+
+/// How often it is looked whether the consumer is to be changed.
+const ADJUST_EVERY: Duration = Duration::from_secs(1);
 
 /// One activity's consumer.
 pub(super) struct Queue {
@@ -29,8 +36,10 @@ pub(super) struct Queue {
 
 /// What is to become of a task that was delivered.
 enum Admission {
-    /// Begin it.
-    Run,
+    /// Begin it, held by this lease.
+    Run(Option<Lease>),
+    /// Ask the coordinator for it: another worker may have begun it.
+    Claim(Lease),
     /// This worker is working on it: the delivery takes the place of the earlier one.
     Running(Arc<Attempt>),
     /// Its time was over before it began.
@@ -48,16 +57,23 @@ impl Queue {
         let slots = Arc::new(Semaphore::new(usize::from(self.slots)));
         // Only closed together with the worker, and this loop holds a handle.
         let free = || async { Arc::clone(&slots).acquire_owned().await.ok() };
+        let mut admitted = self.slots;
+        let mut adjust = tokio::time::interval(ADJUST_EVERY);
+        adjust.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let first = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                slot = free() => slot,
+            let next = async {
+                let first = free().await;
+                (first, consumer.next(1 + slots.available_permits()).await)
             };
-            let batch = tokio::select! {
+            let came = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                batch = consumer.next(1 + slots.available_permits()) => batch,
+                _ = adjust.tick() => None,
+                next = next => Some(next),
+            };
+            let Some((first, batch)) = came else {
+                self.adjust(&mut *consumer, &slots, &mut admitted).await;
+                continue;
             };
             let Some(batch) = batch else { return Err(Error::Closed) };
             self.ledger.delivered(batch.iter().map(|delivery| delivery.tag)).await;
@@ -73,13 +89,54 @@ impl Queue {
             }
         }
         consumer.cancel().await;
-        let acker = consumer.acker();
         while let Some(batch) = consumer.next(usize::MAX).await {
+            self.ledger.delivered(batch.iter().map(|delivery| delivery.tag)).await;
             for delivery in batch {
-                acker.requeue(delivery.tag).await;
+                self.give_back(delivery).await;
             }
         }
+        self.ledger.give_up_claims().await;
         Ok(consumer)
+    }
+
+    /// Lets the broker send as many tasks as there are free slots, and acknowledges what it would otherwise count.
+    async fn adjust(&self, consumer: &mut dyn Consumer, slots: &Semaphore, admitted: &mut u16) {
+        let held = |attempt: &Arc<Attempt>| {
+            let progress = attempt.progress();
+            attempt.lease.is_some() && progress.held && !progress.closed && progress.delivered.is_some()
+        };
+        let held: Vec<_> = self.ledger.all().into_iter().filter(held).collect();
+        let free = slots.available_permits();
+        let uncounted = usize::from(self.slots).saturating_sub(free + self.ledger.counted().await);
+        if held.is_empty() && usize::from(*admitted) + uncounted == usize::from(self.slots) {
+            return;
+        }
+        *admitted = u16::try_from(free).unwrap_or(u16::MAX);
+        consumer.admit(*admitted).await;
+        self.ledger.count_anew().await;
+        // Some may have ended meanwhile, and then have none any more.
+        let tags: Vec<DeliveryTag> =
+            held.iter().filter_map(|attempt| attempt.progress().delivered.take()).map(|d| d.0).collect();
+        self.ledger.ack(&tags).await;
+    }
+
+    /// Gives back what was delivered and not begun. Another worker gets it at once, unless it may have been begun
+    /// elsewhere: then it looks as it did here.
+    async fn give_back(&self, delivery: Delivery) {
+        let task = TaskMessage::decode(&self.name, &delivery.body, &delivery.properties).ok();
+        let task = task.filter(|task| !delivery.redelivered && !task.republished);
+        let lease = task.as_ref().and_then(|task| self.lease(task));
+        match task.zip(lease) {
+            Some((task, lease)) => {
+                let (shared, ledger) = (&self.shared, &self.ledger);
+                attempt::give_back(shared, ledger, &self.registration, task, delivery.tag, lease).await;
+            }
+            None => self.ledger.requeue(delivery.tag).await,
+        }
+    }
+
+    fn lease(&self, task: &TaskMessage) -> Option<Lease> {
+        self.shared.leases.of(task, self.registration.options.idempotent)
     }
 
     /// Begins the task of a delivery, or settles it; gives the slot back if it needs none.
@@ -92,11 +149,22 @@ impl Queue {
             }
         };
         match self.admit(&task, &delivery) {
-            Admission::Run => {
+            Admission::Run(lease) => {
                 let input = task.input.clone();
-                let attempt = Arc::new(self.attempt(task, &delivery));
-                attempt::begin(&self.shared, &self.ledger, &self.registration, attempt, input, slot);
+                let attempt = attempt::of_task(&self.shared, &self.registration, task, delivery.tag, lease);
+                let (shared, ledger) = (&self.shared, &self.ledger);
+                attempt::begin(shared, ledger, &self.registration, Arc::new(attempt), input, slot);
                 None
+            }
+            Admission::Claim(lease) => {
+                let (delivered, redelivered) = (delivery.tag, delivery.redelivered);
+                let claiming = Claiming { task, delivered, redelivered, lease, asked: None, slot };
+                let replaced = self.ledger.claim(claiming);
+                self.shared.claimed.notify_one();
+                // The same attempt, delivered twice: one claim is enough.
+                let replaced = replaced?;
+                self.ledger.ack(&[replaced.delivered]).await;
+                Some(replaced.slot)
             }
             Admission::Running(attempt) => {
                 let before = attempt.progress().delivered.replace(Delivered(delivery.tag));
@@ -117,46 +185,20 @@ impl Queue {
         }
     }
 
-    /// Decides whether a delivered task is begun here. The one place for it: a task that may have been begun by
-    /// another worker (`redelivered`, or `republished` after a crash of the coordinator) is begun for now, so an
-    /// activity must bear to be run twice after a crash; asking the coordinator first belongs here.
+    /// Decides whether a delivered task is begun here. A first delivery is; of any other the coordinator knows whose
+    /// it is, or sees to it that nobody has it.
     fn admit(&self, task: &TaskMessage, delivery: &Delivery) -> Admission {
+        let may_have_begun = delivery.redelivered || task.republished;
         // Only a second delivery can be of an attempt that runs here; the first ones need not be looked up.
-        if (delivery.redelivered || task.republished)
-            && let Some(attempt) = self.ledger.find(&task.attempt_id)
-        {
+        if may_have_begun && let Some(attempt) = self.ledger.find(&task.attempt_id) {
             return Admission::Running(attempt);
         }
         if task.deadline.is_some_and(|deadline| self.shared.clock.now() > deadline) {
             return Admission::Expired;
         }
-        Admission::Run
-    }
-
-    fn attempt(&self, task: TaskMessage, delivery: &Delivery) -> Attempt {
-        let millis = |n: i64| Duration::from_millis(u64::try_from(n).unwrap_or(0));
-        Attempt {
-            activity: self.registration.name,
-            id: task.attempt_id,
-            token: task.token,
-            number: task.attempt,
-            execution: task.execution,
-            state: task.state,
-            idempotency_key: task.idempotency_key,
-            deadline: task.deadline,
-            call: task.call,
-            heartbeat_every: task.heartbeat_millis.map(millis).or(self.registration.options.heartbeat),
-            reply_to: task.reply_to,
-            clock: self.shared.clock.clone(),
-            started_at: self.shared.clock.now(),
-            started: Instant::now(),
-            sink: Sink::Worker(self.shared.reports.clone()),
-            cancel: Notify::new(),
-            abort: Notify::new(),
-            progress: Mutex::new(Progress {
-                delivered: Some(Delivered(delivery.tag)),
-                ..Progress::default()
-            }),
+        match self.lease(task) {
+            Some(lease) if may_have_begun => Admission::Claim(lease),
+            lease => Admission::Run(lease),
         }
     }
 

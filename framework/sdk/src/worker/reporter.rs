@@ -182,11 +182,13 @@ impl Reporter {
     /// Acknowledges the deliveries of attempts whose last report is confirmed.
     async fn settle(&self, confirmed: &[Batch]) {
         let mut by_activity: Vec<(&'static str, Vec<DeliveryTag>)> = Vec::new();
-        let ended = confirmed
-            .iter()
-            .flat_map(|b| b.attempts.iter().zip(&b.reports))
-            .filter(|(_, report)| is_last(&report.outcome));
-        for (attempt, _) in ended {
+        for (attempt, report) in confirmed.iter().flat_map(|b| b.attempts.iter().zip(&b.reports)) {
+            if matches!(report.outcome, ReportOutcome::Held(_)) {
+                attempt.progress().held = true;
+            }
+            if !is_last(&report.outcome) {
+                continue;
+            }
             let delivered = attempt.progress().delivered.take();
             let Some(ledger) = self.ledgers.get(attempt.activity) else { continue };
             ledger.end(&attempt.id);
@@ -213,11 +215,15 @@ fn payload_bytes(outcome: &ReportOutcome) -> usize {
         ReportOutcome::Failed { cause, .. }
         | ReportOutcome::TimedOut { cause, .. }
         | ReportOutcome::Aborted { cause, .. } => cause.as_ref().map_or(0, String::len),
-        ReportOutcome::Started | ReportOutcome::Heartbeat => 0,
+        ReportOutcome::Started
+        | ReportOutcome::Held(_)
+        | ReportOutcome::Claimed(_)
+        | ReportOutcome::Released { .. }
+        | ReportOutcome::Heartbeat => 0,
     }
 }
 
 /// Whether an outcome ends its attempt, as far as this worker is concerned.
 fn is_last(outcome: &ReportOutcome) -> bool {
-    !matches!(outcome, ReportOutcome::Started | ReportOutcome::Heartbeat)
+    !matches!(outcome, ReportOutcome::Started | ReportOutcome::Held(_) | ReportOutcome::Heartbeat)
 }

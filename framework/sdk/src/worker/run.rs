@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stagepost_broker::{Broker, ConsumeOptions, QueueSpec};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::{Connection, Worker};
 use super::connect;
+use super::control::Control;
 use super::error::WorkerError;
+use super::lease::{self, Leases};
 use super::ledger::Ledger;
 use super::queue::Queue;
 use super::reporter::Reporter;
@@ -119,6 +121,8 @@ pub(super) async fn on_broker(
         clock: worker.clock.clone(),
         states: Arc::new(std::mem::take(&mut worker.states)),
         reports,
+        leases: Leases::new(worker.lease, worker.topology.clone()),
+        claimed: Notify::new(),
     });
     let started = async {
         let dead_letters = worker.topology.dead_letters();
@@ -126,6 +130,7 @@ pub(super) async fn on_broker(
         let names = worker.registrations.iter().map(|r| r.queue_name(&worker.topology, &worker.namespace));
         queues.extend(names.map(QueueSpec::ours));
         broker.declare(&queues).await?;
+        let answers = broker.private_queue(&shared.leases.control_queue()).await?;
         let mut started = Vec::new();
         for (registration, queue) in worker.registrations.iter().zip(&queues[1..]) {
             let slots = worker.slots(registration);
@@ -142,10 +147,10 @@ pub(super) async fn on_broker(
             };
             started.push((queue, consumer));
         }
-        Ok::<_, WorkerError>(started)
+        Ok::<_, WorkerError>((started, answers))
     };
     // A broker that cannot be reached is waited for, but not longer than the worker is wanted.
-    let started = tokio::select! {
+    let (started, answers) = tokio::select! {
         biased;
         started = started => started?,
         () = &mut shutdown => return Ok(()),
@@ -156,6 +161,10 @@ pub(super) async fn on_broker(
         .map(|(queue, _)| (Arc::clone(&queue.registration), Arc::clone(&queue.ledger)))
         .collect();
     let ledgers: HashMap<_, _> = activities.iter().map(|(r, ledger)| (r.name, Arc::clone(ledger))).collect();
+    let control =
+        Control { shared: Arc::clone(&shared), broker: Arc::clone(&broker), activities: activities.clone() };
+    let control = tokio::spawn(control.run(answers));
+    let keep = tokio::spawn(lease::keep(Arc::clone(&shared), Arc::clone(&broker), activities.clone()));
     let reporter = Reporter { broker, worker: worker.name.clone(), ledgers };
     let reporter = tokio::spawn(reporter.run(outgoing));
     let watch = tokio::spawn(watching::run(Arc::clone(&shared), activities.clone()));
@@ -180,6 +189,8 @@ pub(super) async fn on_broker(
     watch.abort();
     shared.send(Outgoing::Stop).await;
     let reported = reporter.await.map_err(|error| WorkerError::Internal(error.to_string()));
+    control.abort();
+    keep.abort();
     drop(consumers);
     tracing::info!(worker = %worker.name, "the worker has stopped");
     ended.and(reported)

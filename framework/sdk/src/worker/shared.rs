@@ -3,20 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use super::lease::Leases;
 use crate::context::{Clock, Outgoing};
 use crate::state::States;
 
 /// Reports that may wait for the reporter; more than that and activities wait to report.
 pub(super) const REPORTS_WAITING_MAX: usize = 4_096;
-/// An attempt that has not ended after so long is announced as started.
-pub(super) const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
-/// A delivery whose attempt is still running after so long is acknowledged all the same: RabbitMQ closes channels on
-/// deliveries that stay unacknowledged for 30 minutes (`consumer_timeout`). Until then it stays with the attempt,
-/// for two reasons: a worker that dies gives its attempt back at once, and the broker, which counts unacknowledged
-/// deliveries, sends no task that would have to wait for a free slot here.
-pub(super) const HOLD_AT_MOST: Duration = Duration::from_secs(10 * 60);
 /// How long an activity has to stop once it was asked to, before it is ended.
 pub(super) const STOP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -27,6 +21,9 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) states: Arc<States>,
     pub(super) reports: mpsc::Sender<Outgoing>,
+    pub(super) leases: Leases,
+    /// There is a new claim.
+    pub(super) claimed: Notify,
 }
 
 impl Shared {

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stagepost_protocol::{ReportOutcome, error_names};
+use stagepost_protocol::error_names;
 use tokio::time::Instant;
 
 use super::attempt;
 use super::ledger::Ledger;
-use super::shared::{ANNOUNCE_AFTER, HOLD_AT_MOST, STOP_WITHIN, Shared};
+use super::shared::{STOP_WITHIN, Shared};
 use crate::activity::Registration;
-use crate::context::{Attempt, Outgoing};
+use crate::context::Attempt;
 use crate::failure::{Cancelled, Failure};
 
 /// How often it looks: what it does happens up to this much late.
@@ -25,23 +25,19 @@ pub(super) async fn run(shared: Arc<Shared>, activities: Vec<(Arc<Registration>,
         ticks.tick().await;
         for (registration, ledger) in &activities {
             for attempt in ledger.all() {
-                look_at(&shared, registration, ledger, &attempt).await;
+                look_at(&shared, registration, &attempt).await;
             }
         }
     }
 }
 
-async fn look_at(shared: &Shared, registration: &Registration, ledger: &Ledger, attempt: &Arc<Attempt>) {
+async fn look_at(shared: &Shared, registration: &Registration, attempt: &Arc<Attempt>) {
     let running = attempt.started.elapsed();
-    announce(shared, attempt, running);
-    if running >= HOLD_AT_MOST {
-        let delivered = {
-            let mut progress = attempt.progress();
-            if progress.announced && !progress.closed { progress.delivered.take() } else { None }
-        };
-        if let Some(delivered) = delivered {
-            ledger.ack(&[delivered.0]).await;
-        }
+    if running >= shared.leases.announce_after() {
+        attempt.announce(&shared.reports);
+    }
+    if shared.leases.is_lost(attempt) {
+        attempt.cancel(Cancelled::LeaseLost);
     }
     if attempt.deadline.is_some_and(|deadline| shared.clock.now() > deadline) {
         // The coordinator's own clock times the attempt out; here it is only stopped.
@@ -51,21 +47,15 @@ async fn look_at(shared: &Shared, registration: &Registration, ledger: &Ledger, 
         attempt.cancel(Cancelled::Deadline);
         attempt::finish(shared, attempt, attempt::failed(failure)).await;
     }
-    let asked = attempt.progress().cancelled_at;
-    if asked.is_some_and(|asked| asked.elapsed() >= STOP_WITHIN) && !registration.options.blocking {
+    let (why, asked) = {
+        let progress = attempt.progress();
+        (progress.cancelled, progress.cancelled_at)
+    };
+    let stop_within =
+        if why == Some(Cancelled::LeaseLost) { shared.leases.stop_within() } else { STOP_WITHIN };
+    if asked.is_some_and(|asked| asked.elapsed() >= stop_within) && !registration.options.blocking {
         // A thread cannot be ended: a blocking activity keeps its slot until it returns.
         attempt.abort.notify_one();
-    }
-}
-
-fn announce(shared: &Shared, attempt: &Arc<Attempt>, running: Duration) {
-    let mut progress = attempt.progress();
-    if running < ANNOUNCE_AFTER || progress.announced || progress.closed {
-        return;
-    }
-    // When too many reports wait, the next look tries again.
-    if shared.reports.try_send(Outgoing::report(attempt, ReportOutcome::Started)).is_ok() {
-        progress.announced = true;
     }
 }
 

@@ -9,7 +9,7 @@ use stagepost_broker::in_process::InProcessBroker;
 use stagepost_broker::{ConsumeOptions, Consumer, Delivery, QueueSpec};
 use stagepost_protocol::topology::Topology;
 use stagepost_protocol::{
-    Namespace, Payload, Report, ReportOutcome, ShardId, ShardMessage, TaskMessage, TaskToken,
+    Alive, Namespace, Payload, Report, ReportOutcome, ShardId, ShardMessage, TaskMessage, TaskToken,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -25,6 +25,8 @@ pub(crate) struct Coordinator {
     waiting: std::collections::VecDeque<Report>,
     /// How many messages they came in.
     pub(crate) messages: usize,
+    /// What workers said of themselves meanwhile.
+    pub(crate) alive: Vec<Alive>,
 }
 
 pub(crate) struct RunningWorker {
@@ -41,7 +43,7 @@ impl Coordinator {
         let shard = topology.shard(ShardId(0));
         broker.declare(&[QueueSpec::ours(&shard)]).await.unwrap();
         let reports = broker.consume(&shard, ConsumeOptions { prefetch: 1000 }).await.unwrap();
-        Coordinator { broker, topology, reports, waiting: Default::default(), messages: 0 }
+        Coordinator { broker, topology, reports, waiting: Default::default(), messages: 0, alive: Vec::new() }
     }
 
     /// Starts a worker and waits until its queues are there.
@@ -99,8 +101,11 @@ impl Coordinator {
             for delivery in batch.expect("the queue lives") {
                 self.messages += 1;
                 let message = ShardMessage::decode(&delivery.body, &delivery.properties).unwrap();
-                let ShardMessage::Reports(reports) = message else { panic!("no reports: {message:?}") };
-                self.waiting.extend(reports);
+                match message {
+                    ShardMessage::Reports(reports) => self.waiting.extend(reports),
+                    ShardMessage::Alive(alive) => self.alive.push(alive),
+                    other => panic!("no reports: {other:?}"),
+                }
                 self.reports.acker().ack(delivery.tag).await;
             }
         }
@@ -119,19 +124,14 @@ impl Coordinator {
                 | ReportOutcome::Aborted { error, cause } => {
                     return (id, Err((error.unwrap_or_default(), cause.unwrap_or_default())));
                 }
-                ReportOutcome::Started | ReportOutcome::Heartbeat | ReportOutcome::Submitted(_) => {}
+                ReportOutcome::Started
+                | ReportOutcome::Held(_)
+                | ReportOutcome::Claimed(_)
+                | ReportOutcome::Released { .. }
+                | ReportOutcome::Heartbeat
+                | ReportOutcome::Submitted(_) => {}
             }
         }
-    }
-
-    /// Schedules one attempt and waits for its end.
-    pub(crate) async fn perform(
-        &mut self,
-        activity: &str,
-        input: &impl Serialize,
-    ) -> Result<String, (String, String)> {
-        self.schedule(activity, "one", input).await;
-        self.ended().await.1
     }
 
     pub(crate) async fn take_one(&self, queue: &str) -> Delivery {

@@ -88,6 +88,13 @@ impl Consumer for SimConsumer {
         }
     }
 
+    async fn admit(&mut self, further: u16) {
+        self.process.live().await;
+        let Some(prefetch) = &mut self.source.prefetch else { return };
+        *prefetch = usize::from(further);
+        self.process.world.broker().admit(&self.source.queue, self.acker.link().id, usize::from(further));
+    }
+
     async fn cancel(&mut self) {
         self.process.live().await;
         self.cancelled = true;

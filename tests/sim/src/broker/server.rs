@@ -60,6 +60,8 @@ struct Consumer {
     /// `None`: what is delivered is settled.
     prefetch: Option<usize>,
     cancelled: bool,
+    /// Deliveries up to this tag do not count.
+    uncounted: u64,
     last_tag: u64,
     unsettled: BTreeMap<u64, Stored>,
     /// What is on its way to it, and when it arrives.
@@ -211,8 +213,16 @@ impl Server {
         let queue = self.queues.entry(queue.to_owned()).or_default();
         queue.private_to = queue.private_to.or(prefetch.is_none().then_some(connection));
         let (coming, unsettled) = (VecDeque::new(), BTreeMap::new());
-        let consumer =
-            Consumer { connection, prefetch, cancelled: false, last_tag: 0, unsettled, coming, wake };
+        let consumer = Consumer {
+            connection,
+            prefetch,
+            cancelled: false,
+            uncounted: 0,
+            last_tag: 0,
+            unsettled,
+            coming,
+            wake,
+        };
         queue.consumers.insert(id, consumer);
         queue.turns.push_back(id);
         queue.push();
@@ -230,6 +240,16 @@ impl Server {
             return Found::Nothing(consumer.coming.front().map(|(at, _)| *at));
         }
         Found::Deliveries(consumer.coming.drain(..arrived).map(|(_, delivery)| delivery).collect())
+    }
+
+    /// Changes how many deliveries a consumer gets; those on their way count.
+    pub(crate) fn admit(&mut self, queue: &str, id: u64, further: usize) {
+        let Some(queue) = self.queues.get_mut(queue) else { return };
+        if let Some(consumer) = queue.consumers.get_mut(&id) {
+            consumer.prefetch = Some(further);
+            consumer.uncounted = consumer.last_tag - consumer.coming.len() as u64;
+        }
+        queue.push();
     }
 
     /// Ends deliveries to a consumer; those on their way still arrive.
@@ -322,7 +342,8 @@ impl Queue {
 
 impl Consumer {
     fn has_room(&self) -> bool {
-        !self.cancelled && self.prefetch.is_none_or(|prefetch| self.unsettled.len() < prefetch)
+        let counted = || self.unsettled.range(self.uncounted + 1..).count();
+        !self.cancelled && self.prefetch.is_none_or(|prefetch| counted() < prefetch)
     }
 
     fn deliver(&mut self, stored: Stored) {
