@@ -36,6 +36,7 @@ async fn crashes_and_takeovers(seed: u64) {
     }
     rig.start(5).await;
     rig.stop_those_to_stop().await;
+    rig.signal_those_to_signal().await;
     rig.redrive_those_to_redrive().await;
     if rig.dice.below(2) == 0 {
         rig.dice.stop_faults();
@@ -59,6 +60,7 @@ async fn the_broker_is_lost_too(seed: u64) {
     let second = rig.coordinator().await;
     rig.start(5).await;
     rig.stop_those_to_stop().await;
+    rig.signal_those_to_signal().await;
     rig.redrive_those_to_redrive().await;
     rig.all_end().await;
     rig.dice.stop_faults();

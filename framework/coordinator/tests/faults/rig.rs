@@ -8,7 +8,7 @@ use stagepost_coordinator::{Client, Coordinator, Options, Parts, installation_to
 use stagepost_engine::{End, Execution, Origin, history};
 use stagepost_protocol::{
     ExecutionArn, MapRunStatus, Namespace, Parent, ParentKind, Payload, Report, ReportOutcome, ShardMessage,
-    Shards, StateMachineArn, TaskMessage, Timestamp, TokenKey,
+    Shards, Signal, StateMachineArn, TaskMessage, Timestamp, TokenKey,
     shard::{Redrive, Reply, Start, Stop},
     topology::Topology,
 };
@@ -35,6 +35,17 @@ fn task(name: &str, next: Option<&str>) -> Value {
         Some(next) => state["Next"] = json!(next),
         None => state["End"] = json!(true),
     }
+    state
+}
+
+/// Waits for a signal of the name that all have.
+fn wait_for_signal(more: Value) -> Value {
+    let mut state = json!({
+        "Type": "Task",
+        "Resource": "arn:aws:states:::stagepost:waitForSignal",
+        "Parameters": { "Name": "go" },
+    });
+    state.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     state
 }
 
@@ -98,6 +109,12 @@ fn machines() -> BTreeMap<&'static str, Value> {
             "child-expires",
             json!({ "StartAt": "N", "TimeoutSeconds": 1, "States": { "N": task("nobody", None) } }),
         ),
+        (
+            "signaled",
+            json!({ "StartAt": "A", "States": {
+                "A": wait_for_signal(json!({ "Next": "B" })),
+                "B": wait_for_signal(json!({ "ResultPath": "$.second", "End": true })) } }),
+        ),
         ("stopped", json!({ "StartAt": "S", "States": { "S": task("nobody", None) } })),
     ])
 }
@@ -123,6 +140,7 @@ fn output(machine: &str, n: u64) -> Option<Value> {
         "again-map" => Some(input(machine, n)),
         "wait" => Some(json!(n + 1)),
         "retry" | "again" => Some(json!(n)),
+        "signaled" => Some(json!({ "first": n, "second": n + 1 })),
         "parent" => Some(match n % 3 {
             0 => json!({ "of": n }),
             1 => json!({ "of": n + 2 }),
@@ -307,6 +325,30 @@ impl Rig {
             }
         });
         futures_util::future::join_all(stops).await;
+    }
+
+    /// Each signal is sent until it is taken, so some come more than once; the second comes while the first may still be on
+    /// its way into a state.
+    pub(crate) async fn signal_those_to_signal(&self) {
+        let signaled = self.started.iter().filter(|(_, name, _)| *name == "signaled");
+        let sending = signaled.map(|(arn, _, n)| async move {
+            for (id, input) in [("1", json!({ "first": n })), ("2", json!(n + 1))] {
+                let deadline = tokio::time::Instant::now() + PATIENCE;
+                let (name, input) = ("go".to_owned(), Payload::from_value(&input));
+                let signal = Signal { execution: arn.clone(), name, id: id.into(), input };
+                loop {
+                    match tokio::time::timeout(ANSWER_MAX, self.client.signal(signal.clone())).await {
+                        Ok(Ok(Reply::Accepted)) => break,
+                        // The answer to the last one got lost, and it has ended by it.
+                        Ok(Ok(Reply::Ended)) if id == "2" => break,
+                        Ok(other) => panic!("{other:?}"),
+                        Err(_) => {}
+                    }
+                    assert!(tokio::time::Instant::now() < deadline, "{arn} is not signaled");
+                }
+            }
+        });
+        futures_util::future::join_all(sending).await;
     }
 
     /// What failed and is to be redriven is, once, however often it is asked for. Some are stopped before they fail.
