@@ -61,6 +61,7 @@ cases! {
     a_requeued_delivery_comes_again_flagged
     a_dropped_consumer_gives_its_deliveries_back
     a_cancelled_consumer_settles_what_it_took
+    a_cancelled_consumer_ends_though_there_was_room_for_more
     ack_up_to_settles_all_earlier_deliveries
     a_message_for_an_unknown_queue_is_unroutable
     each_publisher_learns_what_became_of_its_own_messages
@@ -256,6 +257,19 @@ async fn a_dropped_consumer_gives_its_deliveries_back(f: Fixture) {
     assert_eq!(flags.keys().collect::<Vec<_>>(), ["0", "2", "3", "4"]);
     // `3` may have been on its way to the first consumer, which had room for it.
     assert!(flags["0"] && flags["2"] && !flags["4"], "{flags:?}");
+}
+
+async fn a_cancelled_consumer_ends_though_there_was_room_for_more(f: Fixture) {
+    let queue = f.queue("cancel-early").await;
+    f.publish(&queue, ["a", "b"]).await;
+    let mut consumer = f.consume(&queue, 10).await;
+    let mut taken = take(&mut *consumer, 1).await;
+    within("cancel", consumer.cancel()).await;
+    while let Some(more) = within("the end", consumer.next(10)).await {
+        taken.extend(more);
+    }
+    // In process a message is delivered when it is taken.
+    assert!(texts(&taken).starts_with(&["a".to_owned()]) && taken.len() <= 2, "{:?}", texts(&taken));
 }
 
 async fn a_cancelled_consumer_settles_what_it_took(f: Fixture) {

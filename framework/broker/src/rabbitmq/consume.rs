@@ -126,8 +126,17 @@ impl RabbitMqConsumer {
             if next.is_none()
                 && let Some((_, stream)) = &mut self.stream
             {
-                // An error is always followed by the end, which the next call finds.
-                next = stream.next().now_or_never().flatten().and_then(Result::ok);
+                let came = stream.next().now_or_never();
+                next = match came {
+                    Some(Some(Ok(delivery))) => Some(delivery),
+                    // An error is always followed by the end, which the next call finds.
+                    Some(Some(Err(_))) | None => None,
+                    // A stream tells its end once: whoever asks again waits for ever.
+                    Some(None) => {
+                        self.stream = None;
+                        None
+                    }
+                };
             }
         }
         deliveries
