@@ -251,6 +251,44 @@ async fn triggers_work_without_a_broker_and_wait_for_their_state_machine() {
     assert_eq!(gone.status.code(), Some(3), "{gone:?}");
 }
 
+/// `stagepost dev` has exchanges too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_without_a_broker_starts_executions() {
+    let site = Site::embedded();
+    let _server = site.start().await;
+    site.api.deploy("orders", PASS).await.unwrap();
+    let mapping = "{'input': properties.routing_key, 'name': 'order-' & body.id}";
+    let create = [
+        "trigger",
+        "create",
+        "events",
+        "--exchange",
+        "shop",
+        "--routing-key",
+        "order.*",
+        "--state-machine",
+        "orders",
+        "--mapping",
+        mapping,
+    ];
+    assert!(site.cli(&create).await.status.success());
+    let publish = json!({
+        "StartAt": "Publish",
+        "States": { "Publish": {
+            "Type": "Task", "Resource": "arn:aws:states:::sns:publish", "End": true,
+            "Parameters": { "TopicArn": "amqp:///shop/order.new", "Message": { "id": 1 } }
+        } }
+    });
+    // Nothing is bound before a coordinator has seen the trigger. The same order starts one execution, however often.
+    until("the order is started", PATIENCE, async || {
+        run(&site.api, "publisher", &publish, &json!({})).await;
+        (executions(&site.api).await == ["order-1"]).then_some(())
+    })
+    .await;
+    let started = site.api.state_machine_arn("orders").unwrap().execution("order-1");
+    assert_eq!(ended(&site.api, &started).await.output.as_deref(), Some("\"order.new\""));
+}
+
 /// A queue of SQS starts executions, also when a message comes twice, and brings answers to waiting tasks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_of_sqs_start_executions_and_bring_answers() {

@@ -102,6 +102,8 @@ struct Stored {
     sequence: u64,
     bytes: usize,
     redelivered: bool,
+    /// What it was published with to an exchange.
+    routing_key: Option<String>,
     body: Bytes,
     properties: Properties,
 }
@@ -250,7 +252,8 @@ impl Queue {
             let redelivered = message.redelivered;
             if consumer.prefetch.is_some() {
                 let (body, properties) = (message.body.clone(), message.properties.clone());
-                deliveries.push(Delivery { tag, body, properties, redelivered, routing_key: None });
+                let routing_key = message.routing_key.clone();
+                deliveries.push(Delivery { tag, body, properties, redelivered, routing_key });
                 consumer.unsettled.insert(tag.tag, message);
             } else {
                 freed += message.bytes;
@@ -259,7 +262,7 @@ impl Queue {
                     body: message.body,
                     properties: message.properties,
                     redelivered,
-                    routing_key: None,
+                    routing_key: message.routing_key,
                 });
             }
         }
@@ -372,8 +375,19 @@ impl InProcessBroker {
         if self.shared.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
+    /// Publishes messages that came to their queues by an exchange, or without one, once there is room.
+    async fn put(&self, messages: Vec<Message>, routing_key: Option<&str>) -> Vec<Published> {
+        if self.shared.gauge.is_full() {
+            self.shared.gauge.wait_for_room().await;
+        }
+        if self.check_open().is_err() {
+            return messages.iter().map(|_| Err(Error::Closed)).collect();
+        }
+        self.enqueue(messages, routing_key)
+    }
+
     /// Publishes messages, each run of equal queue names under one lock.
-    fn enqueue(&self, messages: Vec<Message>) -> Vec<Published> {
+    fn enqueue(&self, messages: Vec<Message>, routing_key: Option<&str>) -> Vec<Published> {
         let mut results = Vec::with_capacity(messages.len());
         let mut messages = messages.into_iter().peekable();
         while let Some(mut message) = messages.next() {
@@ -387,7 +401,7 @@ impl InProcessBroker {
                 if state.ended {
                     results.push(Err(Error::Unroutable { queue: message.queue }));
                 } else {
-                    let stored = store(&mut state, message);
+                    let stored = store(&mut state, message, routing_key);
                     added += stored.bytes;
                     state.ready.push_back(stored);
                     results.push(Ok(()));
@@ -405,12 +419,13 @@ impl InProcessBroker {
     }
 }
 
-fn store(state: &mut QueueState, message: Message) -> Stored {
+fn store(state: &mut QueueState, message: Message, routing_key: Option<&str>) -> Stored {
     state.sequence += 1;
     Stored {
         sequence: state.sequence,
         bytes: size(&message),
         redelivered: false,
+        routing_key: routing_key.map(str::to_owned),
         body: message.body,
         properties: message.properties,
     }
@@ -467,13 +482,7 @@ impl Broker for InProcessBroker {
     }
 
     async fn publish(&self, messages: Vec<Message>) -> Vec<Published> {
-        if self.shared.gauge.is_full() {
-            self.shared.gauge.wait_for_room().await;
-        }
-        if self.check_open().is_err() {
-            return messages.iter().map(|_| Err(Error::Closed)).collect();
-        }
-        self.enqueue(messages)
+        self.put(messages, None).await
     }
 
     async fn publish_to_exchange(
@@ -490,7 +499,7 @@ impl Broker for InProcessBroker {
         })?;
         let copy =
             |queue| Message { queue, body: body.clone(), properties: properties.clone(), persistent: true };
-        let published = self.publish(queues.into_iter().map(copy).collect()).await;
+        let published = self.put(queues.into_iter().map(copy).collect(), Some(routing_key)).await;
         // A queue that was deleted since is bound no more.
         match published.iter().any(Result::is_ok) {
             true => Ok(()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use stagepost_broker::contract::{Fixture, message, take, texts, within};
 use stagepost_broker::in_process::{InProcessBroker, Limits};
 use stagepost_broker::{Broker, Health};
+use stagepost_protocol::Properties;
 
 async fn connect() -> Option<Arc<dyn Broker>> {
     Some(InProcessBroker::new())
@@ -49,4 +50,21 @@ async fn what_comes_back_keeps_its_place() {
     drop(consumer);
     let mut consumer = f.consume(&queue, 10).await;
     assert_eq!(texts(&take(&mut *consumer, 5).await), ["0", "1", "2", "3", "4"]);
+}
+
+/// Who consumes learns which routing key a message was published with.
+#[tokio::test]
+async fn what_comes_by_an_exchange_has_its_routing_key() {
+    let f = Fixture::new(InProcessBroker::new());
+    let queue = f.queue("bound").await;
+    f.broker.declare_exchange("events").await.expect("it is declared");
+    f.broker.bind(&queue, "events", "orders.#").await.expect("it is bound");
+    let published =
+        f.broker.publish_to_exchange("events", "orders.new", "a".into(), Properties::default()).await;
+    published.expect("a queue is bound");
+    f.publish(&queue, ["b"]).await;
+    let mut consumer = f.consume(&queue, 10).await;
+    let keys: Vec<_> =
+        take(&mut *consumer, 2).await.into_iter().map(|delivery| delivery.routing_key).collect();
+    assert_eq!(keys, [Some("orders.new".to_owned()), None]);
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, io::Read};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
-use stagepost_protocol::{DeadReason, Payload, Properties, limits};
+use stagepost_protocol::{DeadReason, Payload, Properties, limits, payload::json_problem};
 
 use super::model::BodyFormat;
 
@@ -28,8 +28,8 @@ pub(super) enum Unusable {
     Charset(String),
     #[error("its body is not text in {0}")]
     NotText(&'static str),
-    #[error("its body is not JSON: see line {line}, column {column}")]
-    NotJson { line: usize, column: usize },
+    #[error("its body is not JSON: {0}")]
+    NotJson(String),
     #[error("{0}")]
     Mapping(String),
 }
@@ -41,7 +41,7 @@ impl Unusable {
             Unusable::Encoding(_) | Unusable::NotPacked(_) | Unusable::Charset(_) | Unusable::NotText(_) => {
                 DeadReason::Encoding
             }
-            Unusable::NotJson { .. } => DeadReason::NotJson,
+            Unusable::NotJson(_) => DeadReason::NotJson,
             Unusable::Mapping(_) => DeadReason::Mapping,
         }
     }
@@ -80,7 +80,7 @@ pub(super) fn read(format: BodyFormat, body: &[u8], properties: &Properties) -> 
     if format == BodyFormat::Text {
         return Ok(Payload::from_value(&Value::String(text.into_owned())));
     }
-    Payload::parse(&text).map_err(|error| Unusable::NotJson { line: error.line(), column: error.column() })
+    Payload::parse(&text).map_err(|error| Unusable::NotJson(json_problem(&error)))
 }
 
 fn shown(name: &str) -> String {
@@ -251,11 +251,13 @@ mod tests {
     #[test]
     fn what_cannot_be_read_says_why_and_quotes_nothing() {
         use BodyFormat::{Binary, Json, Text};
+        let not_json =
+            |what, line, column| Unusable::NotJson(format!("{what}, see line {line}, column {column}"));
         let bomb = gzip(&vec![b' '; 2 * BODY_BYTES_MAX]);
         for (format, content_type, encoding, body, expected) in [
-            (Json, "", "", b"<a/>".to_vec(), Unusable::NotJson { line: 1, column: 1 }),
-            (Json, "", "", Vec::new(), Unusable::NotJson { line: 1, column: 0 }),
-            (Json, "", "", b"{}\n}".to_vec(), Unusable::NotJson { line: 2, column: 1 }),
+            (Json, "", "", b"<a/>".to_vec(), not_json("it is no JSON", 1, 1)),
+            (Json, "", "", Vec::new(), not_json("it ends too early", 1, 0)),
+            (Json, "", "", b"{}\n}".to_vec(), not_json("it is no JSON", 2, 1)),
             (Json, "", "", b"\"\xff\"".to_vec(), Unusable::NotText("UTF-8")),
             (Text, "a/b; charset=utf-16", "", b"abc".to_vec(), Unusable::NotText("UTF-16")),
             (Text, "a/b; charset=utf-16le", "", vec![0, 0xd8], Unusable::NotText("UTF-16")),
