@@ -209,7 +209,7 @@ impl Services {
             execution,
         };
         let queue = self.topology.shard(self.shards.of(start.execution.id()));
-        let answer = stagepost_coordinator::start_answer(&start.execution, self.process.world.now());
+        let answer = stagepost_coordinator::start_answer(&start.execution, self.process.now());
         let message = ShardMessage::Start(Box::new(start)).encode(queue, None);
         loop {
             let published = self.broker.publish(vec![message.clone()]).await;

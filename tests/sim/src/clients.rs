@@ -8,7 +8,7 @@ use std::{
 
 use stagepost_coordinator::{Client, ClientError};
 use stagepost_protocol::{
-    ExecutionArn, Message, Payload, Properties, Report, ReportOutcome, TaskToken,
+    ExecutionArn, Message, Payload, Properties, Report, ReportOutcome, Signal, TaskToken,
     shard::{Redrive, Reply, Start, Stop},
     topology::Topology,
 };
@@ -61,6 +61,19 @@ pub(crate) async fn drive(world: Arc<World>, api: Api, machine: Arc<Machine>) {
     tokio::time::sleep(world.up_to(Duration::from_secs(5))).await;
     start(&world, &api, &machine, &execution).await;
     world.note("client", format!("has started {execution}"));
+    for (n, (name, input)) in machine.signals.iter().enumerate() {
+        let id = format!("signal-{n}");
+        let signal = Signal {
+            execution: execution.clone(),
+            name: name.clone(),
+            id,
+            input: Payload::from_value(input),
+        };
+        tokio::spawn(send(Arc::clone(&world), api.clone(), signal.clone()));
+        if world.rng.one_in(4) {
+            tokio::spawn(send(Arc::clone(&world), api.clone(), signal));
+        }
+    }
     match machine.plan {
         Plan::Run | Plan::Child => {}
         Plan::Stop => {
@@ -117,6 +130,28 @@ async fn stop(world: &World, api: &Api, execution: &ExecutionArn) {
     }
 }
 
+/// Sends a signal, by a request or a message.
+async fn send(world: Arc<World>, api: Api, signal: Signal) {
+    tokio::time::sleep(world.up_to(Duration::from_secs(8))).await;
+    // A broker that keeps nothing would lose it.
+    if !world.embedded && world.faults.broker_losses.is_none() && world.rng.one_in(3) {
+        let body = serde_json::json!({
+            "executionArn": signal.execution.to_string(), "signalName": signal.name,
+            "input": signal.input.to_value(), "signalId": signal.id,
+        });
+        return post(&world, Topology::default().signals(), &body).await;
+    }
+    let reply = ask(&world, &api, |client| {
+        let signal = signal.clone();
+        async move { client.signal(signal).await }
+    })
+    .await;
+    match reply {
+        Reply::Accepted | Reply::Ended => {}
+        other => world.violate(format!("a signal is answered with {other:?}")),
+    }
+}
+
 async fn until_ended(world: &World, execution: &ExecutionArn) {
     let running = || {
         let tables = world.tables();
@@ -161,7 +196,11 @@ pub(crate) async fn answer_all(world: Arc<World>, api: Api) {
 async fn answer(world: Arc<World>, api: Api, asked: Asked) {
     tokio::time::sleep(world.up_to(Duration::from_secs(3))).await;
     if world.rng.one_in(3) {
-        return post(&world, &asked).await;
+        let body = match &asked.answer {
+            Ok(value) => serde_json::json!({ "taskToken": asked.token, "output": value }),
+            Err(error) => serde_json::json!({ "taskToken": asked.token, "error": error }),
+        };
+        return post(&world, Topology::default().callbacks(), &body).await;
     }
     let outcome = match &asked.answer {
         Ok(value) => ReportOutcome::Succeeded(Payload::from_value(value)),
@@ -180,22 +219,13 @@ async fn answer(world: Arc<World>, api: Api, asked: Asked) {
     }
 }
 
-/// Answers with a token message, as a program that knows nothing but RabbitMQ does.
-async fn post(world: &World, asked: &Asked) {
-    let body = match &asked.answer {
-        Ok(value) => serde_json::json!({ "taskToken": asked.token, "output": value }),
-        Err(error) => serde_json::json!({ "taskToken": asked.token, "error": error }),
-    };
-    let queue = Topology::default().callbacks();
-    let message = Message {
-        queue: queue.clone(),
-        body: body.to_string().into(),
-        properties: Properties::default(),
-        persistent: true,
-    };
+/// Puts a message on a queue, as a program does that knows nothing but RabbitMQ.
+async fn post(world: &World, queue: String, body: &serde_json::Value) {
+    let body = body.to_string().into();
+    let message = Message { queue: queue.clone(), body, properties: Properties::default(), persistent: true };
     // The queue may not be there yet.
     while !world.broker().publish(&queue, std::slice::from_ref(&message)).iter().all(Result::is_ok) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    world.note("somebody", "answers with a token message");
+    world.note("somebody", format!("puts a message on {queue}"));
 }

@@ -1,11 +1,15 @@
 //! A process that can die at any call. Whatever it had running hangs from then on, and nobody hears of it again: to
 //! the rest of the world that is what death is.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
+use stagepost_protocol::Timestamp;
 use tokio::sync::Notify;
 
 use crate::world::World;
@@ -16,13 +20,32 @@ pub(crate) struct Process {
     pub(crate) world: Arc<World>,
     /// Its connection to the broker.
     pub(crate) connection: u64,
+    /// How many milliseconds its clock is ahead.
+    skew: i64,
     dead: AtomicBool,
     death: Notify,
 }
 
 impl Process {
-    pub(crate) fn new(world: Arc<World>, name: String, connection: u64) -> Arc<Process> {
-        Arc::new(Process { name, world, connection, dead: AtomicBool::new(false), death: Notify::new() })
+    pub(crate) fn new(world: Arc<World>, name: String, connection: u64, skew: i64) -> Arc<Process> {
+        Arc::new(Process {
+            name,
+            world,
+            connection,
+            skew,
+            dead: AtomicBool::new(false),
+            death: Notify::new(),
+        })
+    }
+
+    /// The time on its clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.world.now().plus_millis(self.skew)
+    }
+
+    /// The same as the SDK wants it.
+    pub(crate) fn system_time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(self.now().as_millis()).unwrap_or(0))
     }
 
     /// Ends it: whatever it does from now on has no effect.

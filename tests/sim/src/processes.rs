@@ -28,6 +28,8 @@ pub(crate) enum Role {
     Connector(Shards),
     /// Asks coordinators for others.
     Api(Shards, Api),
+    /// All of them in one process.
+    Embedded(Box<Options>, u16, Api),
 }
 
 impl Role {
@@ -37,6 +39,7 @@ impl Role {
             Role::Worker(_) => "worker",
             Role::Connector(_) => "connector",
             Role::Api(..) => "api",
+            Role::Embedded(..) => "embedded",
         }
     }
 }
@@ -44,8 +47,9 @@ impl Role {
 /// Settings that differ from seed to seed.
 pub(crate) fn options(world: &Arc<World>) -> Options {
     let rng = &world.rng;
-    let (clock, random) = (Arc::clone(world), Arc::clone(world));
+    let random = Arc::clone(world);
     Options {
+        // What the owner and the clock are is for each process to say.
         shards: Shards::new(u16::try_from(1 + rng.below(4)).expect("it is at most 4")).expect("it is not 0"),
         batch_max: rng.one_of(&[1, 4, 64]),
         prefetch: rng.one_of(&[1, 8, 500]),
@@ -53,7 +57,7 @@ pub(crate) fn options(world: &Arc<World>) -> Options {
         wake_horizon: Duration::from_secs(rng.one_of(&[3, 10, 60])),
         snapshot_events: rng.one_of(&[1, 20, 1_000]),
         start_guard: Duration::from_millis(rng.one_of(&[200, 5_000])),
-        clock: Clock::new(move || clock.now()),
+        recover_shards: world.embedded,
         random: Random::new(move || random.rng.bits()),
         ..Options::default()
     }
@@ -64,6 +68,9 @@ pub(crate) async fn keep(world: Arc<World>, role: Role, number: usize) {
     for incarnation in 1.. {
         let process = world.process(format!("{}-{number}.{incarnation}", role.name()));
         world.note(&process.name, "starts");
+        if world.embedded {
+            world.broker().lose_all(&world);
+        }
         tokio::select! {
             biased;
             () = process.death() => {}
@@ -81,6 +88,16 @@ async fn run(process: &Arc<Process>, role: &Role) {
         Role::Worker(concurrency) => worker(process, *concurrency).await,
         Role::Connector(shards) => connector(process, *shards).await,
         Role::Api(shards, seat) => api(process, *shards, seat).await,
+        Role::Embedded(options, concurrency, seat) => {
+            // Whichever is the first to stop: the process ends with it.
+            tokio::select! {
+                biased;
+                () = Box::pin(coordinator(process, options)) => {}
+                () = Box::pin(worker(process, *concurrency)) => {}
+                () = Box::pin(connector(process, options.shards)) => {}
+                () = api(process, options.shards, seat) => {}
+            }
+        }
     }
 }
 
@@ -99,9 +116,15 @@ async fn life(process: &Process) {
     world.note(&process.name, "is to stop");
 }
 
+/// The settings of this process.
+fn own(process: &Arc<Process>, options: &Options) -> Options {
+    let clock = Arc::clone(process);
+    Options { owner: process.name.clone(), clock: Clock::new(move || clock.now()), ..options.clone() }
+}
+
 async fn coordinator(process: &Arc<Process>, options: &Options) {
     let parts = Parts { store: SimStore::new(process), broker: SimBroker::new(process) };
-    let options = Options { owner: process.name.clone(), ..options.clone() };
+    let options = own(process, options);
     let started = Coordinator::start(parts, options, process.world.token_key.clone()).await;
     let Ok(coordinator) = started else { return process.world.note(&process.name, "could not start") };
     tokio::select! {
@@ -112,10 +135,10 @@ async fn coordinator(process: &Arc<Process>, options: &Options) {
 }
 
 async fn worker(process: &Arc<Process>, concurrency: u16) {
-    let world = Arc::clone(&process.world);
+    let clock = Arc::clone(process);
     let worker = Worker::with_broker(SimBroker::new(process))
         .name(&process.name)
-        .clock(move || world.system_time())
+        .clock(move || clock.system_time())
         .concurrency(concurrency)
         .shutdown_grace(Duration::from_secs(2))
         .state(Site { process: Arc::clone(process) })
@@ -124,12 +147,12 @@ async fn worker(process: &Arc<Process>, concurrency: u16) {
 }
 
 async fn connector(process: &Arc<Process>, shards: Shards) {
-    let world = Arc::clone(&process.world);
+    let clock = Arc::clone(process);
     let broker = SimBroker::new(process);
     let services = Arc::new(Services::new(process, &broker, shards));
     let worker = Worker::with_broker(broker)
         .name(&process.name)
-        .clock(move || world.system_time())
+        .clock(move || clock.system_time())
         .shutdown_grace(Duration::from_secs(2))
         .register(calls::registration(move |task| Box::pin(Arc::clone(&services).call(task))));
     ended(process, worker.run_until(life(process)).await);
@@ -148,4 +171,23 @@ async fn api(process: &Arc<Process>, shards: Shards, seat: &Api) {
     seat.seat(Some(client));
     life(process).await;
     seat.seat(None);
+}
+
+/// `stagepost recover`, until it has gone through.
+pub(crate) async fn recover(world: &Arc<World>, options: &Options) {
+    for run in 1.. {
+        let process = world.process(format!("operator.{run}"));
+        let (store, broker) = (SimStore::new(&process), SimBroker::new(&process));
+        let (options, key) = (own(&process, options), &world.token_key);
+        let recovered = tokio::select! {
+            biased;
+            () = process.death() => continue,
+            recovered = stagepost_coordinator::recover(&*store, &*broker, &options, key) => recovered,
+        };
+        match recovered {
+            Ok(recovered) => return world.note(&process.name, format!("{recovered:?}")),
+            Err(error) => world.note(&process.name, format!("could not recover: {error}")),
+        }
+        process.kill();
+    }
 }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use stagepost_broker::QueueSpec;
+use stagepost_coordinator::Options;
 use stagepost_protocol::{Namespace, Payload, topology::Topology};
 use stagepost_store::{ActivityRow, DefinitionRow};
 use tokio::task::JoinSet;
@@ -38,13 +39,15 @@ pub(crate) async fn play(world: &Arc<World>) {
 async fn all(world: &Arc<World>, machines: &[Arc<Machine>]) {
     // Tasks end with this set, in whatever state they are.
     let mut running = JoinSet::new();
-    let api = populate(world, &mut running);
+    let options = processes::options(world);
+    let api = populate(world, &options, &mut running);
     let mut drivers = JoinSet::new();
     for machine in machines.iter().filter(|machine| machine.plan != Plan::Child) {
         drivers.spawn(clients::drive(Arc::clone(world), api.clone(), Arc::clone(machine)));
     }
     running.spawn(clients::answer_all(Arc::clone(world), api));
     running.spawn(restarts(Arc::clone(world)));
+    drivers.spawn(losses(Arc::clone(world), options));
     tokio::time::sleep(Duration::from_secs(5) + world.up_to(Duration::from_secs(60))).await;
     world.calm_down();
     let over = async {
@@ -86,16 +89,21 @@ fn register(world: &World, machines: &[Arc<Machine>]) {
 }
 
 /// Starts all processes.
-fn populate(world: &Arc<World>, running: &mut JoinSet<()>) -> Api {
-    let options = processes::options(world);
+fn populate(world: &Arc<World>, options: &Options, running: &mut JoinSet<()>) -> Api {
     let shards = options.shards;
     world.tables().spread = Some(shards);
     let nobody = QueueSpec::ours(Topology::default().activity(&Namespace::default(), "nobody"));
     world.broker().declare(&[nobody]).expect("a queue of our own can be declared");
     let api = Api::default();
+    let concurrency = |world: &World| world.rng.one_of(&[1, 3, 64]);
+    if world.embedded {
+        let role = Role::Embedded(Box::new(options.clone()), concurrency(world), api.clone());
+        running.spawn(processes::keep(Arc::clone(world), role, 0));
+        return api;
+    }
     let mut roles = vec![Role::Api(shards, api.clone()), Role::Connector(shards)];
     roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Coordinator(Box::new(options.clone()))));
-    roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Worker(world.rng.one_of(&[1, 3, 64]))));
+    roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Worker(concurrency(world))));
     for (number, role) in roles.into_iter().enumerate() {
         running.spawn(processes::keep(Arc::clone(world), role, number));
     }
@@ -111,5 +119,19 @@ async fn restarts(world: Arc<World>) {
             return;
         }
         world.broker().restart(&world);
+    }
+}
+
+/// Lets the broker lose everything from time to time, and an operator mend it. Ends when faults do.
+async fn losses(world: Arc<World>, options: Options) {
+    let Some(most) = world.faults.broker_losses else { return };
+    loop {
+        tokio::time::sleep(world.up_to(most)).await;
+        if world.is_calm() {
+            return;
+        }
+        world.broker().lose_all(&world);
+        tokio::time::sleep(world.up_to(Duration::from_secs(8))).await;
+        processes::recover(&world, &options).await;
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Machine {
     pub(crate) definition: Value,
     pub(crate) input: Value,
     pub(crate) plan: Plan,
+    /// Signals that its execution waits for, or not: name and input.
+    pub(crate) signals: Vec<(String, Value)>,
     /// How it may end.
     pub(crate) endings: Endings,
 }
@@ -62,7 +64,7 @@ pub(crate) fn arn(name: &str) -> StateMachineArn {
 
 /// Makes so many machines, and their children.
 pub(crate) fn machines(rng: &Rng, count: u64) -> Vec<Machine> {
-    let mut generator = Generator { rng, states: 0, children: Vec::new() };
+    let mut generator = Generator { rng, states: 0, signals: Vec::new(), children: Vec::new() };
     let mut machines: Vec<Machine> = (0..count).map(|n| generator.machine(n)).collect();
     machines.append(&mut generator.children);
     machines
@@ -71,6 +73,7 @@ pub(crate) fn machines(rng: &Rng, count: u64) -> Vec<Machine> {
 struct Generator<'r> {
     rng: &'r Rng,
     states: u64,
+    signals: Vec<(String, Value)>,
     children: Vec<Machine>,
 }
 
@@ -111,7 +114,8 @@ impl Generator<'_> {
             _ => Plan::Run,
         };
         endings.outputs = outputs;
-        Machine { name: format!("m{n}"), definition, input, plan, endings }
+        let signals = std::mem::take(&mut self.signals);
+        Machine { name: format!("m{n}"), definition, input, plan, signals, endings }
     }
 
     fn name(&mut self) -> String {
@@ -143,7 +147,7 @@ impl Generator<'_> {
         depth: usize,
         values: Vec<Value>,
     ) -> Vec<Value> {
-        let kinds = if depth < DEPTH_MAX && values.len() <= 2 { 13 } else { 8 };
+        let kinds = if depth < DEPTH_MAX && values.len() <= 2 { 14 } else { 9 };
         let (state, values) = match self.rng.below(kinds) {
             0..=2 => self.task(&values),
             3 => return self.caught(states, name, next, &values),
@@ -154,8 +158,9 @@ impl Generator<'_> {
                 let result = self.salt();
                 (json!({ "Type": "Pass", "Result": result }), vec![json!(result)])
             }
-            8 => self.parallel(depth, &values),
-            9 | 10 => return self.map(states, name, next, depth, &values),
+            8 => self.signal(),
+            9 => self.parallel(depth, &values),
+            10 | 11 => return self.map(states, name, next, depth, &values),
             _ => self.child(&values),
         };
         states.insert(name.to_owned(), going(state, next));
@@ -275,6 +280,18 @@ impl Generator<'_> {
         (state, values.iter().map(|value| step(value, salt)).collect())
     }
 
+    /// Waits for a signal, which comes once.
+    fn signal(&mut self) -> Part {
+        let (name, input) = (self.name(), json!(self.salt()));
+        self.signals.push((name.clone(), input.clone()));
+        let state = json!({
+            "Type": "Task",
+            "Resource": "arn:aws:states:::stagepost:waitForSignal",
+            "Parameters": { "Name": name },
+        });
+        (state, vec![input])
+    }
+
     fn parallel(&mut self, depth: usize, values: &[Value]) -> Part {
         let branches: Vec<(Value, Vec<Vec<Value>>)> = (0..1 + self.rng.below(3))
             .map(|_| {
@@ -352,7 +369,8 @@ impl Generator<'_> {
             "ResultSelector": { "of.$": "$.Output" },
             "Retry": self.retry(0),
         });
-        self.children.push(Machine { name, definition, input: Value::Null, plan: Plan::Child, endings });
+        let (input, plan, signals) = (Value::Null, Plan::Child, Vec::new());
+        self.children.push(Machine { name, definition, input, plan, signals, endings });
         (state, values.iter().map(|value| json!({ "of": step(value, salt) })).collect())
     }
 

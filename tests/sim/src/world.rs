@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use stagepost_protocol::{Timestamp, TokenKey};
@@ -29,6 +29,8 @@ const BEGIN_MILLIS: i64 = 1_800_000_000_000;
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) faults: Faults,
+    /// All runs in one process, with a broker that keeps nothing.
+    pub(crate) embedded: bool,
     pub(crate) token_key: TokenKey,
     pub(crate) attempts: Attempts,
     broker: Mutex<Server>,
@@ -56,8 +58,11 @@ pub(crate) fn digest(value: &(impl Hash + ?Sized)) -> u64 {
 impl World {
     pub(crate) fn new(seed: u64, tail_max: usize) -> Arc<World> {
         let rng = Rng::new(seed);
+        let embedded = rng.one_in(5);
+        let faults = Faults::draw(&rng);
         Arc::new(World {
-            faults: Faults::draw(&rng),
+            faults: if embedded { faults.embedded() } else { faults },
+            embedded,
             token_key: TokenKey::new(&rng.bits().to_be_bytes()),
             rng,
             attempts: Attempts::default(),
@@ -82,12 +87,6 @@ impl World {
     /// The time on every wall.
     pub(crate) fn now(&self) -> Timestamp {
         Timestamp::from_millis(BEGIN_MILLIS).plus_millis(self.millis())
-    }
-
-    /// The same for those who want it so.
-    pub(crate) fn system_time(&self) -> SystemTime {
-        let millis = u64::try_from(self.now().as_millis()).unwrap_or(0);
-        SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
     }
 
     fn millis(&self) -> i64 {
@@ -146,6 +145,8 @@ impl World {
     /// A new process, connected to nothing yet.
     pub(crate) fn process(self: &Arc<World>, name: String) -> Arc<Process> {
         let connection = self.broker().connect();
-        Process::new(Arc::clone(self), name, connection)
+        let skew = i64::try_from(self.up_to(2 * self.faults.skew).as_millis()).unwrap_or(0);
+        let skew = skew - i64::try_from(self.faults.skew.as_millis()).unwrap_or(0);
+        Process::new(Arc::clone(self), name, connection, skew)
     }
 }

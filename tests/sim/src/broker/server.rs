@@ -131,6 +131,14 @@ impl Server {
         }
     }
 
+    /// All is lost that the broker had; who is connected connects anew.
+    pub(crate) fn lose_all(&mut self, world: &World) {
+        self.restart(world);
+        world.note("broker", "has lost everything");
+        self.queues.clear();
+        self.exchanges.clear();
+    }
+
     /// What a connection had not settled goes back, and its private queues go with it.
     fn drop_consumers(&mut self, connection: u64) {
         self.queues.retain(|_, queue| {

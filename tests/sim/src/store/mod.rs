@@ -35,6 +35,11 @@ impl SimStore {
         Arc::new(SimStore { process: Arc::clone(process) })
     }
 
+    /// Whether the store is wrong now.
+    fn errs(&self) -> bool {
+        self.process.world.happens(self.process.world.faults.store_errs)
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         what: String,
@@ -99,13 +104,24 @@ fn short(id: ExecutionId) -> String {
 #[async_trait]
 impl Store for SimStore {
     async fn commit(&self, batch: Batch) -> Result<()> {
-        self.call(described(&batch), move |tables| commit::commit(tables, batch)).await
+        let what = described(&batch);
+        let errs = self.errs();
+        let write = move |tables: &mut Tables| match batch.leases.first().filter(|_| errs) {
+            Some(lease) => Err(Error::LeaseLost(lease.shard)),
+            None => commit::commit(tables, batch),
+        };
+        self.call(what, write).await
     }
 
     async fn load(&self, ids: &[ExecutionId]) -> Result<Vec<Option<StoredExecution>>> {
         let ids = ids.to_vec();
         let what = format!("loads {:?}", ids.iter().map(|id| short(*id)).collect::<Vec<_>>());
-        self.call(what, move |tables| Ok(ids.iter().map(|id| tables.stored(*id)).collect())).await
+        let errs = ids.len() > 1 && self.errs();
+        let load = move |tables: &mut Tables| match errs {
+            true => Err(Error::Database { what: "load", reason: "chance".to_owned() }),
+            false => Ok(ids.iter().map(|id| tables.stored(*id)).collect()),
+        };
+        self.call(what, load).await
     }
 
     async fn due(
