@@ -39,7 +39,7 @@ fn task(name: &str, next: Option<&str>) -> Value {
 }
 
 /// Waits for a signal of the name that all have.
-fn wait_for_signal(more: Value) -> Value {
+fn wait_for_signal(more: &Value) -> Value {
     let mut state = json!({
         "Type": "Task",
         "Resource": "arn:aws:states:::stagepost:waitForSignal",
@@ -112,8 +112,8 @@ fn machines() -> BTreeMap<&'static str, Value> {
         (
             "signaled",
             json!({ "StartAt": "A", "States": {
-                "A": wait_for_signal(json!({ "Next": "B" })),
-                "B": wait_for_signal(json!({ "ResultPath": "$.second", "End": true })) } }),
+                "A": wait_for_signal(&json!({ "Next": "B" })),
+                "B": wait_for_signal(&json!({ "ResultPath": "$.second", "End": true })) } }),
         ),
         ("stopped", json!({ "StartAt": "S", "States": { "S": task("nobody", None) } })),
     ])
