@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stagepost::{Context, Failure, State, Worker, WorkerError, activities, activity};
-use stagepost_tests::chaos::Ledger;
+use stagepost_tests::chaos::{LEASE, Ledger};
 
 /// What an execution is about.
 #[derive(Debug, Deserialize)]
@@ -64,6 +64,6 @@ async fn main() -> Result<(), WorkerError> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let ledger = Ledger::at(&variable("LEDGER_URL"), &variable("CHAOS_WORKER"));
-    let worker = Worker::connect(variable("AMQP_URL")).state(ledger);
+    let worker = Worker::connect(variable("AMQP_URL")).lease(LEASE).state(ledger);
     worker.register(activities![reserve, charge, pack, invoice, ship]).run().await
 }

@@ -29,6 +29,9 @@ use self::{
 };
 use crate::{Process, Proxy, Random, Servers, Site, binaries::CHAOS_WORKER};
 
+/// How long a worker that says nothing is waited for. Short, so that attempts change hands while faults last.
+pub const LEASE: Duration = Duration::from_secs(5);
+
 const COORDINATORS: usize = 2;
 const WORKERS: usize = 4;
 /// Of what is wrong, so much is told.
@@ -80,6 +83,7 @@ impl Report {
         if self.balance.steps != steps {
             found.push(format!("the ledger has {} steps of {steps}", self.balance.steps));
         }
+        found.extend(self.doubles.iter().map(|double| format!("run twice: {double}")));
         found
     }
 }
@@ -113,9 +117,6 @@ impl fmt::Display for Report {
             "ledger: {} runs of {} attempts of {} steps; run twice: {}, of the idempotent activity: {}",
             balance.runs, balance.attempts, balance.steps, balance.doubles, balance.repeated
         )?;
-        for double in self.doubles.iter().take(TOLD_MAX) {
-            writeln!(f, "  run twice: {double}")?;
-        }
         let found = self.faults_found();
         for what in found.iter().take(TOLD_MAX) {
             writeln!(f, "WRONG: {what}")?;
