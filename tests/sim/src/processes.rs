@@ -138,6 +138,7 @@ async fn worker(process: &Arc<Process>, concurrency: u16) {
     let clock = Arc::clone(process);
     let worker = Worker::with_broker(SimBroker::new(process))
         .name(&process.name)
+        .holder(format!("{}.activities", process.name))
         .clock(move || clock.system_time())
         .concurrency(concurrency)
         .shutdown_grace(Duration::from_secs(2))
@@ -152,6 +153,7 @@ async fn connector(process: &Arc<Process>, shards: Shards) {
     let services = Arc::new(Services::new(process, &broker, shards));
     let worker = Worker::with_broker(broker)
         .name(&process.name)
+        .holder(format!("{}.calls", process.name))
         .clock(move || clock.system_time())
         .shutdown_grace(Duration::from_secs(2))
         .register(calls::registration(move |task| Box::pin(Arc::clone(&services).call(task))));

@@ -56,6 +56,7 @@ pub struct Worker {
     pub(super) topology: Topology,
     pub(super) shutdown_grace: Duration,
     pub(super) clock: Clock,
+    pub(super) holder: String,
     pub(super) lease: Duration,
     concurrency: Option<u16>,
 }
@@ -102,6 +103,7 @@ impl Worker {
             topology: Topology::default(),
             shutdown_grace: SHUTDOWN_GRACE_DEFAULT,
             clock: Clock::default(),
+            holder: uuid::Uuid::new_v4().to_string(),
             lease: LEASE_DEFAULT,
             concurrency: None,
         }
@@ -157,6 +159,14 @@ impl Worker {
     /// ([`Context::cancelled`](crate::Context::cancelled)), and some seconds later they are ended. Default: 30 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Worker {
         self.shutdown_grace = grace;
+        self
+    }
+
+    /// What coordinators know this running worker by: no other may ever have the same, nor this one when it runs again.
+    /// For tests that must do the same each time. Default: random.
+    #[doc(hidden)]
+    pub fn holder(mut self, holder: impl Into<String>) -> Worker {
+        self.holder = holder.into();
         self
     }
 

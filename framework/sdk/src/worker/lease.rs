@@ -1,7 +1,7 @@
 //! The lease by which a worker stands for the attempts that it has announced: it says a few times per lease that it is
 //! there, and stops its attempts when that was not heard for a lease.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    pub(super) fn new(lease: Duration, topology: Topology) -> Leases {
-        Leases { holder: uuid::Uuid::new_v4().to_string(), lease, topology, heard: Mutex::default() }
+    pub(super) fn new(holder: String, lease: Duration, topology: Topology) -> Leases {
+        Leases { holder, lease, topology, heard: Mutex::default() }
     }
 
     pub(super) fn millis(&self) -> u64 {
@@ -138,7 +138,7 @@ impl Leases {
             let progress = attempt.progress();
             attempt.lease.is_some() && progress.announced.is_some() && !progress.closed
         });
-        let queues: HashSet<String> = announced.map(|attempt| attempt.reply_to.clone()).collect();
+        let queues: BTreeSet<String> = announced.map(|attempt| attempt.reply_to.clone()).collect();
         queues.into_iter().collect()
     }
 }

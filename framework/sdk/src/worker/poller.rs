@@ -59,7 +59,7 @@ pub(super) async fn run(
     let mut shutdown = pin!(shutdown);
     let (reports, outgoing) = mpsc::channel(REPORTS_WAITING_MAX);
     let states = Arc::new(std::mem::take(&mut worker.states));
-    let leases = Leases::new(worker.lease, worker.topology.clone());
+    let leases = Leases::new(worker.holder.clone(), worker.lease, worker.topology.clone());
     let (name, clock, claimed) = (worker.name.clone(), worker.clock.clone(), Notify::new());
     let shared = Arc::new(Shared { name, clock, states, reports, leases, claimed });
     let activities: Activities = worker

@@ -121,7 +121,7 @@ pub(super) async fn on_broker(
         clock: worker.clock.clone(),
         states: Arc::new(std::mem::take(&mut worker.states)),
         reports,
-        leases: Leases::new(worker.lease, worker.topology.clone()),
+        leases: Leases::new(worker.holder.clone(), worker.lease, worker.topology.clone()),
         claimed: Notify::new(),
     });
     let started = async {
