@@ -35,6 +35,7 @@ impl SimBroker {
     async fn publish_to(&self, queue: &str, messages: &[Message]) -> Vec<Published> {
         let process = &self.process;
         let world = &process.world;
+        let mut messages = messages.to_vec();
         loop {
             let bodies: Vec<String> =
                 messages.iter().map(|m| format!("{:08x}", digest(&m.body) >> 32)).collect();
@@ -46,6 +47,7 @@ impl SimBroker {
                 let mut server = world.broker();
                 drop(server.publish(queue, &messages[..arrived]));
                 server.disconnect(process.connection, world);
+                messages.iter_mut().for_each(Message::mark_republished);
                 continue;
             }
             let refused: Vec<bool> = messages.iter().map(|_| world.happens(world.faults.refuse)).collect();
