@@ -624,15 +624,12 @@ impl<'a> Round<'a> {
         let to = match (&end, begins) {
             (Some(_), _) => fragile.then(|| self.now.plus_millis(guard)),
             // In case that what it leads to is never published.
-            (None, true) => {
-                let guard = self.now.plus_millis(guard);
-                Some(next.map_or(guard, |at| at.min(guard)))
+            (None, true) => next.into_iter().chain([self.now.plus_millis(guard)]).min(),
+            // Earlier at once, later when it fires. What may not come again is guarded as a start is.
+            (None, false) => {
+                let guard = touched.volatile.then(|| self.now.plus_millis(guard));
+                [from, next, guard].into_iter().flatten().min()
             }
-            // Earlier at once, later when it fires.
-            (None, false) => match (from, next) {
-                (Some(from), Some(next)) => Some(from.min(next)),
-                (from, next) => from.or(next),
-            },
         };
         entry.stored_wake = to;
         // A wake-up that has fired moves on when this batch is settled; until then it must not fire again and again,
