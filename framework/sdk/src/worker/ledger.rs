@@ -86,9 +86,13 @@ impl Ledger {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a claim. Gives the one of the same attempt whose place it takes.
-    pub(super) fn claim(&self, claiming: Claiming) -> Option<Claiming> {
-        self.claims().insert(claiming.task.token.as_str().to_owned(), claiming)
+    /// Notes a claim. Gives the one of the same attempt whose place it takes; if that may have been begun, so may this.
+    pub(super) fn claim(&self, mut claiming: Claiming) -> Option<Claiming> {
+        let mut claims = self.claims();
+        let replaced = claims.remove(claiming.task.token.as_str());
+        claiming.redelivered |= replaced.as_ref().is_some_and(|before| before.redelivered);
+        claims.insert(claiming.task.token.as_str().to_owned(), claiming);
+        replaced
     }
 
     pub(super) fn each_claim(&self, look: impl FnMut(&mut Claiming)) {
@@ -245,6 +249,8 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use stagepost_protocol::{Lease, Payload, TaskMessage};
+
     use super::*;
 
     fn tag(tag: u64) -> DeliveryTag {
@@ -288,6 +294,39 @@ mod tests {
         assert_eq!([3, 4].map(|n| open.counts(tag(n))), [false, true]);
         open.delivered(DeliveryTag { generation: 2, tag: 1 });
         assert!(!open.counts(tag(4)) && open.counts(DeliveryTag { generation: 2, tag: 1 }));
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_takes_the_place_of_another_may_have_been_begun_as_that() {
+        let ledger = Ledger::new(None);
+        let slots = Arc::new(tokio::sync::Semaphore::new(2));
+        let task = TaskMessage {
+            queue: "q".into(),
+            attempt_id: "a".into(),
+            token: TaskToken::from_untrusted("t"),
+            attempt: 1,
+            execution: "e".into(),
+            state: "S".into(),
+            idempotency_key: "k".into(),
+            deadline: None,
+            heartbeat_millis: None,
+            call: None,
+            input: Payload::empty_object(),
+            reply_to: "r".into(),
+            priority: 0,
+            fairness_key: String::new(),
+            republished: true,
+            traceparent: None,
+        };
+        for (n, redelivered) in [(1, true), (2, false)] {
+            let lease = Lease { holder: "h".into(), millis: 1, idempotent: false };
+            let slot = Arc::clone(&slots).acquire_owned().await.unwrap();
+            let claiming =
+                Claiming { task: task.clone(), delivered: tag(n), redelivered, lease, asked: None, slot };
+            assert_eq!(ledger.claim(claiming).map(|before| before.delivered), (n == 2).then_some(tag(1)));
+        }
+        let claiming = ledger.take_claim(&task.token).unwrap();
+        assert!(claiming.redelivered && claiming.delivered == tag(2));
     }
 
     #[test]
