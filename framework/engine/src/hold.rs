@@ -9,6 +9,7 @@
 //! | ended | nothing to run |
 //! | a worker's, by its lease or by announcement | nothing to run: that worker stands for it |
 //! | nobody's, and may run twice | granted |
+//! | by announcement of who asks | in doubt: it has ended there, or it would not be asked for |
 //! | nobody's, as far as is known | in doubt for a lease: until then whoever has it ends or announces it |
 //!
 //! A doubt is a lease without a holder. When it is over, what was delivered before ends, for half of the work may be
@@ -52,12 +53,15 @@ pub(crate) fn claim(
     };
     let attempt = decider.execution.live.attempt(event_id)?;
     let holder = claim.lease.as_ref().map(|lease| lease.holder.as_str());
-    if attempt.holder().is_some_and(|has| Some(&**has) == holder) {
+    let own = attempt.holder().is_some_and(|has| Some(&**has) == holder);
+    let twice = attempt.lease.as_ref().is_some_and(|lease| lease.again);
+    if own && twice {
         return Some(Ignored::AlreadyHeld);
     }
     // Where the request was accepted, only a job's end is asked for once more, which does no harm.
     let nothing_to_ask = states::task::command(decider.execution, scope, decider.env).is_none();
-    if attempt.taken || attempt.holder().is_some() || nothing_to_ask {
+    // Who has begun it asks for it only once it has ended there: its report is on its way, or was lost with the broker.
+    if attempt.taken || (attempt.holder().is_some() && !own) || nothing_to_ask {
         return Some(Ignored::HeldElsewhere);
     }
     let submitted = attempt.submitted;
@@ -70,7 +74,7 @@ pub(crate) fn claim(
     }
     // A doubt that ends well for the attempt becomes one that does not, and never the other way round.
     let known = attempt.lease.as_ref().is_some_and(|doubt| !doubt.again || !claim.redelivered);
-    if known {
+    if known && !own {
         return Some(Ignored::HeldElsewhere);
     }
     let doubt = EventKind::AttemptLeased {

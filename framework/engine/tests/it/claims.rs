@@ -78,7 +78,9 @@ fn one_worker_has_an_attempt() {
         (&[], Over, Err(Ignored::NothingDue), nobody, 0),
         // Somebody has it.
         (&[Holds("h", false)], Claimed("i", true, true), Err(Ignored::HeldElsewhere), by("h"), 0),
-        (&[Holds("h", false)], Claimed("h", true, false), Err(Ignored::AlreadyHeld), by("h"), 0),
+        (&[Holds("h", true)], Claimed("h", true, true), Err(Ignored::AlreadyHeld), by("h"), 0),
+        // It has ended there, or it would not ask.
+        (&[Holds("h", false)], Claimed("h", true, false), Ok(()), doubt, 0),
         (&[Holds("h", false)], Holds("h", false), Err(Ignored::AlreadyStarted), by("h"), 0),
         (&[Holds("h", true)], Holds("i", true), Ok(()), by("i"), 0),
         (&[Started], Claimed("h", true, true), Err(Ignored::HeldElsewhere), taken, 0),
