@@ -222,11 +222,15 @@ pub(crate) async fn commit(
         let batch = std::mem::take(&mut next.batch);
         let (rows, written) = (batch.history.len(), !batch.is_empty());
         let leases = batch.leases.clone();
-        let result = if written { shared.store.commit(batch).await } else { Ok(()) };
+        // Where nothing is written, that the shards are still ours is what is asked.
+        let asks = written || !leases.is_empty();
+        let result = if asks { shared.store.commit(batch).await } else { Ok(()) };
         match result {
             Ok(()) => {
-                if written {
+                if asks {
                     failures = Backoff::new();
+                }
+                if written {
                     add(&shared.metrics.batches, 1);
                     add(&shared.metrics.decisions, rows);
                 }

@@ -1,6 +1,6 @@
 //! One batch, decided in memory: from messages and wake-ups to rows, messages and replies. No IO.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use stagepost_broker::QueueSpec;
 use stagepost_engine::{
@@ -47,6 +47,9 @@ pub(super) struct Round<'a> {
     pub(super) wakes: BTreeMap<ExecutionId, Option<Timestamp>>,
     /// What is decided now came with a message that the broker may lose, or with none: [`Touched::volatile`].
     volatile: bool,
+    /// The shards whose messages were decided. Also where nothing is written: that a message changes nothing is for the
+    /// shard's owner to say, or one that has lost it unknowingly would take what it cannot know of for settled.
+    consulted: BTreeSet<ShardId>,
     /// Executions that were to be redriven and may not.
     pub(super) refused: Vec<ExecutionId>,
     /// The Map Runs that have changed, as they are now.
@@ -81,6 +84,7 @@ impl<'a> Round<'a> {
             concerned: HashSet::new(),
             wakes: BTreeMap::new(),
             volatile: false,
+            consulted: BTreeSet::new(),
             refused: Vec::new(),
             map_runs: BTreeMap::new(),
             approvals: BTreeMap::new(),
@@ -107,6 +111,9 @@ impl<'a> Round<'a> {
         };
         if let Some(home) = id.map(|id| shards.of(id)).filter(|home| *home != shard) {
             return self.send_on(home, &message, reply);
+        }
+        if !matches!(message, ShardMessage::Alive(_)) {
+            self.consulted.insert(shard);
         }
         let answer = match message {
             ShardMessage::Reports(reports) => {
@@ -688,14 +695,10 @@ impl<'a> Round<'a> {
 
     fn leases(&mut self) {
         let batch = &mut self.decided.batch;
-        if batch.is_empty() {
-            return;
-        }
         let shards = self.deciding.options.shards;
         let written = batch.history.iter().map(|r| r.execution).chain(batch.wakes.iter().map(|(id, _)| *id));
-        let mut touched: Vec<ShardId> = written.map(|id| shards.of(id)).collect();
-        touched.sort_unstable();
-        touched.dedup();
+        let mut touched = std::mem::take(&mut self.consulted);
+        touched.extend(written.map(|id| shards.of(id)));
         let epoch = |shard: &ShardId| self.deciding.leases.get(shard).copied().unwrap_or(0);
         batch.leases = touched.iter().map(|shard| Lease { shard: *shard, epoch: epoch(shard) }).collect();
     }
