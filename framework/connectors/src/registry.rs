@@ -206,6 +206,7 @@ mod tests {
             priority: 0,
             fairness_key: String::new(),
             republished: false,
+            returns: 0,
             traceparent: None,
         }
     }

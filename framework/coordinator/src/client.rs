@@ -185,6 +185,7 @@ impl Client {
             priority: 0,
             fairness_key: String::new(),
             republished: false,
+            returns: 0,
             traceparent: None,
         };
         let exchange = async {

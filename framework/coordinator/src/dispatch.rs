@@ -52,6 +52,7 @@ pub(crate) fn message(
             priority: 0,
             fairness_key: String::new(),
             republished,
+            returns: dispatch.returns,
             traceparent: None,
         },
         Command::Call(call) => TaskMessage {
@@ -70,6 +71,7 @@ pub(crate) fn message(
             priority: 0,
             fairness_key: String::new(),
             republished,
+            returns: call.returns,
             traceparent: None,
         },
     };

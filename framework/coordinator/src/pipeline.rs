@@ -18,7 +18,10 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use stagepost_broker::{Acker, Broker, DeliveryTag, Error as BrokerError, QueueSpec};
 use stagepost_protocol::{DeadReason, ExecutionId, Message, topology::Topology};
 use stagepost_store::{Batch, Lease, Store};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     dispatch::dead_message,
@@ -40,6 +43,8 @@ const RETRY_MOST: Duration = Duration::from_secs(5);
 /// A batch that was decided: what to write, and what to do once it is written.
 pub(crate) struct Decided {
     pub(crate) generation: u64,
+    /// Its shards were ours then.
+    ours_at: Instant,
     pub(crate) batch: Batch,
     /// Queues that messages go to and that may not exist yet.
     pub(crate) declare: Vec<QueueSpec>,
@@ -63,6 +68,7 @@ impl Decided {
     pub(crate) fn new(generation: u64) -> Decided {
         Decided {
             generation,
+            ours_at: Instant::now(),
             batch: Batch::default(),
             declare: Vec::new(),
             messages: Vec::new(),
@@ -107,6 +113,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) topology: Topology,
     pub(crate) remote_queues: Option<RemoteQueues>,
+    /// So long after one of ours was valid another owner may have a shard.
+    lease_ttl: Duration,
     on_end: Option<Observer>,
     generation: AtomicU64,
     settled: Mutex<Vec<(u64, Vec<ExecutionId>)>>,
@@ -133,6 +141,7 @@ impl Shared {
             metrics,
             topology: options.topology.clone(),
             remote_queues: options.remote_queues.clone(),
+            lease_ttl: options.lease_ttl,
             on_end: options.on_end.clone(),
             generation: AtomicU64::new(0),
             settled: Mutex::default(),
@@ -224,6 +233,8 @@ pub(crate) async fn commit(
         let leases = batch.leases.clone();
         // Where nothing is written, that the shards are still ours is what is asked.
         let asks = written || !leases.is_empty();
+        // Committing asks the store whether they are, at some time after this.
+        next.ours_at = Instant::now();
         let result = if asks { shared.store.commit(batch).await } else { Ok(()) };
         match result {
             Ok(()) => {
@@ -303,6 +314,10 @@ async fn publish_one(shared: Arc<Shared>, mut decided: Decided) -> Decided {
     let declare = std::mem::take(&mut decided.declare);
     let replies = std::mem::take(&mut decided.replies);
     let mut messages = std::mem::take(&mut decided.messages);
+    // Another owner may have published them, as repetitions: then these must not pass for the only ones.
+    if decided.ours_at.elapsed() >= shared.lease_ttl {
+        messages.iter_mut().for_each(Message::mark_republished);
+    }
     for late in std::mem::take(&mut decided.late) {
         if !late.is_repetition(&shared).await {
             tracing::warn!(execution = %late.execution, "an answer came too late; it is among the dead letters");

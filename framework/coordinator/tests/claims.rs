@@ -7,8 +7,10 @@ use serde_json::json;
 use stagepost_broker::{Broker, ConsumeOptions, Consumer, QueueSpec, in_process::InProcessBroker};
 use stagepost_coordinator::{Client, Coordinator, Options, Parts, Poller, installation_token_key};
 use stagepost_protocol::{
-    Alive, Claim, ControlMessage, ExecutionArn, Lease, Namespace, Payload, Report, ReportOutcome,
-    ShardMessage, Shards, StateMachineArn, TaskMessage, Timestamp, TokenKey, Verdict, error_names,
+    Alive, Claim, ControlMessage,
+    DeliveredAs::{self, First, Redelivered, Republished},
+    ExecutionArn, Lease, Namespace, Payload, Report, ReportOutcome, ShardMessage, Shards, StateMachineArn,
+    TaskMessage, Timestamp, TokenKey, Verdict, error_names,
     shard::{Reply, Start},
 };
 use stagepost_store::{
@@ -175,8 +177,9 @@ impl Claimant {
         Claimant { lease: Lease { holder, millis, idempotent }, answers }
     }
 
-    async fn claims(&mut self, rig: &Rig, task: &TaskMessage, redelivered: bool) -> Verdict {
-        let claim = Claim { lease: Some(self.lease.clone()), redelivered };
+    async fn claims(&mut self, rig: &Rig, task: &TaskMessage, delivered: DeliveredAs) -> Verdict {
+        let (returns, lease) = (task.returns, Some(self.lease.clone()));
+        let claim = Claim { returns, lease, delivered };
         rig.report(task, ReportOutcome::Claimed(claim)).await;
         self.answer(task).await
     }
@@ -197,6 +200,10 @@ impl Claimant {
     }
 }
 
+fn held(lease: &Lease) -> ReportOutcome {
+    ReportOutcome::Held { lease: lease.clone(), returns: 0 }
+}
+
 fn output() -> ReportOutcome {
     ReportOutcome::Succeeded(Payload::parse("1").unwrap())
 }
@@ -213,12 +220,16 @@ async fn of_two_claimants_one_gets_the_attempt() {
     let task = rig.task().await;
     let mut one = Claimant::new(&rig, LONG_LEASE_MILLIS, true).await;
     let mut two = Claimant::new(&rig, LONG_LEASE_MILLIS, true).await;
-    assert_eq!(one.claims(&rig, &task, true).await, Verdict::Run);
-    assert_eq!(two.claims(&rig, &task, true).await, Verdict::Drop);
-    assert_eq!(one.claims(&rig, &task, true).await, Verdict::Run, "an answer that was lost is given again");
+    assert_eq!(one.claims(&rig, &task, Redelivered).await, Verdict::Run);
+    assert_eq!(two.claims(&rig, &task, Redelivered).await, Verdict::Drop);
+    assert_eq!(
+        one.claims(&rig, &task, Redelivered).await,
+        Verdict::Run,
+        "an answer that was lost is given again"
+    );
     rig.report(&task, output()).await;
     assert_eq!(rig.ended(&execution).await.status, ExecutionStatus::Succeeded);
-    assert_eq!(one.claims(&rig, &task, true).await, Verdict::Drop, "it has ended");
+    assert_eq!(one.claims(&rig, &task, Redelivered).await, Verdict::Drop, "it has ended");
 }
 
 #[tokio::test]
@@ -228,7 +239,7 @@ async fn what_was_delivered_before_ends_when_nobody_announces_it() {
     let (first, second) = (rig.task().await, rig.task().await);
     let mut claimant = Claimant::new(&rig, LEASE_MILLIS, false).await;
     for task in [&first, &second] {
-        assert_eq!(claimant.claims(&rig, task, true).await, Verdict::Drop);
+        assert_eq!(claimant.claims(&rig, task, Redelivered).await, Verdict::Drop);
     }
     // The earlier holder of the other one lives, and ends it.
     rig.report(&second, output()).await;
@@ -243,7 +254,7 @@ async fn what_was_only_published_again_is_given_out_afresh() {
     let execution = rig.start("e").await;
     let task = rig.task().await;
     let mut claimant = Claimant::new(&rig, LEASE_MILLIS, false).await;
-    assert_eq!(claimant.claims(&rig, &task, false).await, Verdict::Drop);
+    assert_eq!(claimant.claims(&rig, &task, Republished).await, Verdict::Drop);
     let again = rig.task().await;
     assert_eq!((again.attempt_id, again.republished), (task.attempt_id.clone(), false));
     rig.report(&task, output()).await;
@@ -257,7 +268,7 @@ async fn a_lease_lasts_as_long_as_its_holder_is_heard_of() {
     let execution = rig.start("e").await;
     let task = rig.task().await;
     let mut claimant = Claimant::new(&rig, LEASE_MILLIS, false).await;
-    rig.report(&task, ReportOutcome::Held(claimant.lease.clone())).await;
+    rig.report(&task, held(&claimant.lease)).await;
     for round in 0..30 {
         claimant.is_alive(&rig, &task).await;
         tokio::time::sleep(Duration::from_millis(LEASE_MILLIS / 6)).await;
@@ -271,7 +282,7 @@ async fn a_lease_lasts_as_long_as_its_holder_is_heard_of() {
         assert!(rig.is_running(&execution).await, "{round}");
     }
     lost(&rig.ended(&execution).await);
-    rig.report(&task, ReportOutcome::Held(claimant.lease.clone())).await;
+    rig.report(&task, held(&claimant.lease)).await;
     assert_eq!(claimant.answer(&task).await, Verdict::Drop);
 }
 
@@ -280,13 +291,21 @@ async fn what_a_worker_gives_back_is_given_out_once() {
     let mut rig = Rig::new().await;
     let execution = rig.start("e").await;
     let task = rig.task().await;
-    let holder = "h".to_owned();
+    let (mut claimant, holder) = (Claimant::new(&rig, LONG_LEASE_MILLIS, false).await, "h".to_owned());
+    // Somebody else asks for another copy of it: that it is in doubt then holds nobody up.
+    assert_eq!(claimant.claims(&rig, &task, Redelivered).await, Verdict::Drop);
     for _ in 0..2 {
-        rig.report(&task, ReportOutcome::Released { holder: holder.clone() }).await;
+        let returns = task.returns;
+        rig.report(&task, ReportOutcome::Released { holder: holder.clone(), returns }).await;
     }
     let again = rig.task().await;
-    assert!(!again.republished && again.token == task.token);
+    assert!(!again.republished && again.token == task.token && again.returns == 1);
     assert!(rig.no_task().await);
+    // What was given out before is nobody's any more, what is given out now is.
+    assert_eq!(claimant.claims(&rig, &task, Redelivered).await, Verdict::Drop);
+    rig.report(&task, held(&claimant.lease)).await;
+    assert_eq!(claimant.answer(&task).await, Verdict::Drop);
+    assert_eq!(claimant.claims(&rig, &again, First).await, Verdict::Run);
     rig.report(&task, output()).await;
     assert_eq!(rig.ended(&execution).await.status, ExecutionStatus::Succeeded);
 }

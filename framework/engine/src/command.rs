@@ -166,8 +166,8 @@ pub enum Ignored {
     AlreadyHeld,
     /// The attempt is another worker's, or may be.
     HeldElsewhere,
-    /// The worker has given the attempt back already.
-    AlreadyReleased,
+    /// The attempt was given back, and given out again, since.
+    GivenAgain,
     /// No deadline has passed.
     NothingDue,
     /// There is nothing to redrive: the execution runs.
@@ -278,6 +278,8 @@ pub struct Dispatch {
     pub deadline: Option<Timestamp>,
     /// How often heartbeats must come, in milliseconds.
     pub heartbeat_millis: Option<i64>,
+    /// How often it was given back before.
+    pub returns: u32,
 }
 
 /// One attempt of a service integration.
@@ -301,4 +303,6 @@ pub struct Call {
     pub deadline: Option<Timestamp>,
     /// How often heartbeats must come, in milliseconds.
     pub heartbeat_millis: Option<i64>,
+    /// How often it was given back before.
+    pub returns: u32,
 }

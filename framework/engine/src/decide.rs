@@ -457,12 +457,17 @@ impl<'d> Decider<'d> {
         };
         let StateKind::Task(task) = &self.state(scope).kind else { return Some(Ignored::UnknownAttempt) };
         match &outcome {
-            ReportOutcome::Released { holder } => return hold::release(self, event_id, holder),
+            ReportOutcome::Released { holder, returns } => {
+                return hold::release(self, event_id, holder, *returns);
+            }
             // It is decided with what the shell knows besides: as another input.
             ReportOutcome::Claimed(_) => return Some(Ignored::HeldElsewhere),
             _ => {}
         }
         let attempt = self.scope(scope).attempt()?;
+        if matches!(outcome, ReportOutcome::Held { returns, .. } if returns < attempt.returns) {
+            return Some(Ignored::GivenAgain);
+        }
         let (started, heartbeats) = (attempt.started, attempt.heartbeat_millis.is_some());
         if matches!(outcome, ReportOutcome::Submitted(_))
             && (attempt.submitted || !states::task::is_submitted(&task.resource))
@@ -476,7 +481,7 @@ impl<'d> Decider<'d> {
             self.emit_at(at, scope, chain, states::task::started(&task.resource, worker.clone()));
         }
         match outcome {
-            ReportOutcome::Held(lease) => hold::hold(self, scope, worker, &lease).filter(|_| started),
+            ReportOutcome::Held { lease, .. } => hold::hold(self, scope, worker, &lease).filter(|_| started),
             // Those two never get here.
             ReportOutcome::Released { .. } | ReportOutcome::Claimed(_) => None,
             ReportOutcome::Started if started => Some(Ignored::AlreadyStarted),

@@ -1,14 +1,15 @@
 //! Who has an attempt: claims, leases that are over, and attempts that are given back (design: one assignment per
 //! attempt).
 //!
-//! A first delivery is begun without a word. Everything here is about the others, so a step that goes well never
-//! comes by.
+//! A first delivery is begun without a word, unless its worker stood still for so long that others may have been given
+//! what it was delivered. Everything here is about the rest, so a step that goes well never comes by.
 //!
 //! | the attempt is | a claim by somebody else |
 //! | --- | --- |
-//! | ended | nothing to run |
+//! | ended, or was given back and out again since | nothing to run |
 //! | a worker's, by its lease or by announcement | nothing to run: that worker stands for it |
 //! | nobody's, and may run twice | granted |
+//! | nobody's, and this is the first delivery | granted: nobody else can have begun it |
 //! | by announcement of who asks | in doubt: it has ended there, or it would not be asked for |
 //! | nobody's, as far as is known | in doubt for a lease: until then whoever has it ends or announces it |
 //!
@@ -18,7 +19,7 @@
 use std::{sync::Arc, time::Duration};
 
 use stagepost_asl::{StateKind, TaskState};
-use stagepost_protocol::{Claim, Lease, error_names};
+use stagepost_protocol::{Claim, DeliveredAs, Lease, error_names};
 
 use crate::{
     command::Ignored,
@@ -52,10 +53,14 @@ pub(crate) fn claim(
         Err(ignored) => return Some(ignored),
     };
     let attempt = decider.execution.live.attempt(event_id)?;
+    if claim.returns < attempt.returns {
+        return Some(Ignored::GivenAgain);
+    }
     let holder = claim.lease.as_ref().map(|lease| lease.holder.as_str());
     let own = attempt.holder().is_some_and(|has| Some(&**has) == holder);
+    let first = claim.delivered == DeliveredAs::First;
     let twice = attempt.lease.as_ref().is_some_and(|lease| lease.again);
-    if own && twice {
+    if own && (twice || first) {
         return Some(Ignored::AlreadyHeld);
     }
     // Where the request was accepted, only a job's end is asked for once more, which does no harm.
@@ -66,23 +71,19 @@ pub(crate) fn claim(
     }
     let submitted = attempt.submitted;
     if let Some(lease) = claim.lease
-        && (lease.idempotent || submitted)
+        && (lease.idempotent || submitted || first)
     {
-        let lease = Lease { idempotent: true, ..lease };
+        let lease = Lease { idempotent: lease.idempotent || submitted, ..lease };
         decider.emit_next(scope, leased(worker, &lease));
         return None;
     }
     // A doubt that ends well for the attempt becomes one that does not, and never the other way round.
-    let known = attempt.lease.as_ref().is_some_and(|doubt| !doubt.again || !claim.redelivered);
+    let again = claim.delivered != DeliveredAs::Redelivered;
+    let known = attempt.lease.as_ref().is_some_and(|doubt| !doubt.again || again);
     if known && !own {
         return Some(Ignored::HeldElsewhere);
     }
-    let doubt = EventKind::AttemptLeased {
-        holder: None,
-        worker: None,
-        millis: doubt_millis,
-        again: !claim.redelivered,
-    };
+    let doubt = EventKind::AttemptLeased { holder: None, worker: None, millis: doubt_millis, again };
     decider.emit_next(scope, doubt);
     None
 }
@@ -111,18 +112,23 @@ pub(crate) fn hold(
     None
 }
 
-/// A worker gives an attempt back: another one gets it at once.
-pub(crate) fn release(decider: &mut Decider<'_>, event_id: u64, holder: &str) -> Option<Ignored> {
+/// A worker gives an attempt back: another one gets it at once. It had its first delivery, or may run it twice, so a
+/// doubt is over with it.
+pub(crate) fn release(
+    decider: &mut Decider<'_>,
+    event_id: u64,
+    holder: &str,
+    returns: u32,
+) -> Option<Ignored> {
     let scope = match open(decider, event_id) {
         Ok((scope, _)) => scope,
         Err(ignored) => return Some(ignored),
     };
     let attempt = decider.execution.live.attempt(event_id)?;
-    if attempt.released.iter().any(|by| **by == *holder) {
-        return Some(Ignored::AlreadyReleased);
+    if returns < attempt.returns {
+        return Some(Ignored::GivenAgain);
     }
-    // Also what is in doubt: that somebody else may have it.
-    if attempt.lease.as_ref().is_some_and(|lease| lease.holder.as_deref() != Some(holder)) {
+    if attempt.holder().is_some_and(|has| **has != *holder) {
         return Some(Ignored::HeldElsewhere);
     }
     give_again(decider, scope, Some(holder.into()));

@@ -36,13 +36,41 @@ pub fn part_of_lease(millis: u64) -> u64 {
 /// What a worker says of a task that it was delivered and does not begin, because another one may have begun it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
+    /// As in [`TaskMessage::returns`](crate::TaskMessage::returns).
+    #[serde(default, skip_serializing_if = "crate::is_zero")]
+    pub returns: u32,
     /// What it would hold it by. Absent for those who poll the API: nothing but the definition's limits stands for
     /// what they have taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
-    /// The message was delivered before. If not, it was published again after a crash.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub redelivered: bool,
+    /// What is known of the message that it was delivered.
+    pub delivered: DeliveredAs,
+}
+
+/// Whether a task message may be a repetition of another one.
+///
+/// Each time that an attempt is given out one message of it is [`First`](DeliveredAs::First) to one worker. So who has that
+/// one knows that nobody else has begun it, but by a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveredAs {
+    /// It is none: published once, and delivered for the first time.
+    First,
+    /// It was published again: after a crash, or because the broker's confirmation was lost.
+    Republished,
+    /// It was delivered before.
+    Redelivered,
+}
+
+impl DeliveredAs {
+    /// What is known of a message that was delivered.
+    pub fn of(redelivered: bool, republished: bool) -> DeliveredAs {
+        match (redelivered, republished) {
+            (true, _) => DeliveredAs::Redelivered,
+            (false, true) => DeliveredAs::Republished,
+            (false, false) => DeliveredAs::First,
+        }
+    }
 }
 
 /// What the worker is to do with the task that it claimed.

@@ -101,6 +101,7 @@ mod tests {
             priority: 0,
             fairness_key: String::new(),
             republished: false,
+            returns: 0,
             traceparent: None,
         };
         let names =

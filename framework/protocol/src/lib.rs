@@ -21,7 +21,7 @@ pub mod token;
 pub mod topology;
 
 pub use call::{IntegrationPattern, ServiceCall};
-pub use claim::{Alive, Claim, ControlMessage, Lease, Verdict};
+pub use claim::{Alive, Claim, ControlMessage, DeliveredAs, Lease, Verdict};
 pub use dead_letter::{DeadLetter, DeadReason};
 pub use express::ExpressStart;
 pub use id::{ActivityArn, ArnError, ExecutionArn, ExecutionId, MapRunArn, Namespace, StateMachineArn};
@@ -34,3 +34,9 @@ pub use shard::{
 pub use signal::{Signal, SignalMessage};
 pub use time::Timestamp;
 pub use token::{RunnerId, TaskToken, TokenKey};
+
+/// For numbers that are left out where they are 0.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}

@@ -28,6 +28,8 @@ pub const HEADER_FUNCTION: &str = "stagepost-function";
 pub const HEADER_HEARTBEAT: &str = "stagepost-heartbeat";
 /// Header: this message was published again after a crash and may be a repetition.
 pub const HEADER_REPUBLISHED: &str = "stagepost-republished";
+/// Header of a task message: how often its attempt had been given back.
+pub const HEADER_RETURNS: &str = "stagepost-returns";
 /// Header: the fairness key.
 pub const HEADER_FAIRNESS_KEY: &str = "stagepost-fairness-key";
 /// Header of a dead letter: why the message could not be used.
@@ -204,6 +206,9 @@ pub struct TaskMessage {
     pub fairness_key: String,
     /// Published again after a crash.
     pub republished: bool,
+    /// How often the attempt had been given back when it was given out with this message: what was given out before is
+    /// to be run by nobody any more.
+    pub returns: u32,
     /// W3C trace context, passed on.
     pub traceparent: Option<String>,
 }
@@ -246,6 +251,9 @@ impl TaskMessage {
         }
         if self.republished {
             header(HEADER_REPUBLISHED, HeaderValue::Bool(true));
+        }
+        if self.returns > 0 {
+            header(HEADER_RETURNS, i64::from(self.returns).into());
         }
         if let Some(traceparent) = &self.traceparent {
             header(HEADER_TRACEPARENT, traceparent.as_str().into());
@@ -299,6 +307,10 @@ impl TaskMessage {
             priority: properties.priority.unwrap_or(0),
             fairness_key: text(HEADER_FAIRNESS_KEY).unwrap_or("").to_owned(),
             republished: matches!(header(HEADER_REPUBLISHED), Some(HeaderValue::Bool(true))),
+            returns: header(HEADER_RETURNS)
+                .and_then(HeaderValue::as_int)
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(0),
             traceparent: text(HEADER_TRACEPARENT).ok().map(str::to_owned),
             attempt_id,
         })
@@ -374,6 +386,7 @@ mod tests {
             priority: 3,
             fairness_key: "tenant".into(),
             republished: true,
+            returns: 2,
             traceparent: Some("00-1-2-01".into()),
         };
         let m = task.encode();

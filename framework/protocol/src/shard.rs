@@ -180,7 +180,14 @@ pub enum ReportOutcome {
     /// A worker has begun it, and nothing but the definition's limits stands for it.
     Started,
     /// A worker has begun it and stands for it by its lease, not by an unacknowledged delivery.
-    Held(Lease),
+    Held {
+        /// What it stands for it by.
+        #[serde(flatten)]
+        lease: Lease,
+        /// As in [`TaskMessage::returns`](crate::TaskMessage::returns).
+        #[serde(default, skip_serializing_if = "crate::is_zero")]
+        returns: u32,
+    },
     /// A worker was delivered what another one may have begun, and asks whether it is to run it. The answer is a
     /// [`ControlMessage`](crate::ControlMessage), or a [`Reply`] where the message asks for one.
     Claimed(Claim),
@@ -188,6 +195,9 @@ pub enum ReportOutcome {
     Released {
         /// The worker, as in [`Lease::holder`].
         holder: String,
+        /// As in [`TaskMessage::returns`](crate::TaskMessage::returns).
+        #[serde(default, skip_serializing_if = "crate::is_zero")]
+        returns: u32,
     },
     /// It is still being worked on.
     Heartbeat,
@@ -234,7 +244,7 @@ impl ReportOutcome {
             | ReportOutcome::TimedOut { .. }
             | ReportOutcome::Aborted { .. } => true,
             ReportOutcome::Started
-            | ReportOutcome::Held(_)
+            | ReportOutcome::Held { .. }
             | ReportOutcome::Claimed(_)
             | ReportOutcome::Released { .. }
             | ReportOutcome::Heartbeat

@@ -2,6 +2,7 @@
 //! worker.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -207,6 +208,8 @@ pub(crate) struct Attempt {
     pub(crate) id: String,
     pub(crate) token: TaskToken,
     pub(crate) number: u32,
+    /// How often it had been given back when it last came here.
+    pub(crate) returns: AtomicU32,
     pub(crate) execution: String,
     pub(crate) state: String,
     pub(crate) idempotency_key: String,
@@ -256,6 +259,15 @@ impl Attempt {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn returns(&self) -> u32 {
+        self.returns.load(Ordering::Relaxed)
+    }
+
+    /// It has come again.
+    pub(crate) fn came_again(&self, returns: u32) {
+        self.returns.fetch_max(returns, Ordering::Relaxed);
+    }
+
     /// Asks the activity to stop. The first reason stays.
     pub(crate) fn cancel(&self, why: Cancelled) {
         let mut progress = self.progress();
@@ -273,7 +285,10 @@ impl Attempt {
         if progress.announced.is_some() || progress.closed {
             return;
         }
-        let outcome = self.lease.clone().map_or(ReportOutcome::Started, ReportOutcome::Held);
+        let outcome = match self.lease.clone() {
+            Some(lease) => ReportOutcome::Held { lease, returns: self.returns() },
+            None => ReportOutcome::Started,
+        };
         if reports.try_send(Outgoing::report(self, outcome)).is_ok() {
             progress.announced = Some(Instant::now());
         }

@@ -1,5 +1,6 @@
 //! For the tests of activities: contexts without a worker.
 
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -94,6 +95,7 @@ impl ContextBuilder {
             id: "test-attempt".into(),
             token: TaskToken::from_untrusted(&self.task_token),
             number: self.attempt,
+            returns: AtomicU32::new(0),
             execution: self.execution,
             state: self.state,
             idempotency_key: self.idempotency_key,

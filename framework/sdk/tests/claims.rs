@@ -16,8 +16,8 @@ use stagepost_broker::in_process::InProcessBroker;
 use stagepost_broker::{ConsumeOptions, Consumer, Error, Health, Published, QueueSpec};
 use stagepost_protocol::topology::Topology;
 use stagepost_protocol::{
-    Claim, ControlMessage, ExecutionId, Lease, Message, Properties, Report, ReportOutcome, RunnerId,
-    TaskMessage, TaskToken, TokenKey, Verdict, error_names,
+    Claim, ControlMessage, DeliveredAs, ExecutionId, Lease, Message, Properties, Report, ReportOutcome,
+    RunnerId, TaskMessage, TaskToken, TokenKey, Verdict, error_names,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -92,7 +92,7 @@ fn claimed(report: &Report) -> &Claim {
 }
 
 fn held(report: &Report) -> &Lease {
-    let ReportOutcome::Held(lease) = &report.outcome else { panic!("not held: {report:?}") };
+    let ReportOutcome::Held { lease, .. } = &report.outcome else { panic!("not held: {report:?}") };
     lease
 }
 
@@ -109,7 +109,8 @@ async fn what_another_worker_may_have_begun_is_claimed_and_not_run() {
         let mut c = Coordinator::new().await;
         let (seen, open) = parts();
         c.broker.declare(&[QueueSpec::ours(c.queue(activity))]).await.unwrap();
-        c.publish([TaskMessage { republished: !redelivered, ..c.task(activity, "t", &()) }]).await;
+        c.publish([TaskMessage { republished: !redelivered, returns: 7, ..c.task(activity, "t", &()) }])
+            .await;
         if redelivered {
             c.take_and_go(activity).await;
         }
@@ -117,7 +118,8 @@ async fn what_another_worker_may_have_begun_is_claimed_and_not_run() {
         let report = c.any_report().await;
         let claim = claimed(&report).clone();
         let lease = claim.lease.clone().unwrap();
-        assert_eq!((report.token.as_str(), claim.redelivered), ("t", redelivered));
+        let delivered = if redelivered { DeliveredAs::Redelivered } else { DeliveredAs::Republished };
+        assert_eq!((report.token.as_str(), claim.delivered, claim.returns), ("t", delivered, 7));
         assert_eq!((lease.millis, lease.idempotent), (30_000, activity == "twice"));
         // It asks again until it is answered.
         assert_eq!(claimed(&c.any_report().await), &claim);
@@ -135,6 +137,33 @@ async fn what_another_worker_may_have_begun_is_claimed_and_not_run() {
         running.stop().await.unwrap();
         assert_eq!(seen.begun(), usize::from(verdict == Verdict::Run));
         assert_eq!(c.broker.depth(&c.queue(activity)).await.unwrap(), Some(0), "it is acknowledged");
+    }
+}
+
+/// What a worker was delivered before it stood still may be another one's by now.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stood_still_asks_for_what_it_was_delivered() {
+    for verdict in [Verdict::Run, Verdict::Drop] {
+        let mut c = Coordinator::new().await;
+        let (seen, open) = parts();
+        let running = c.start(worker(&c, &seen, &open), &["once", "twice", "long"]).await;
+        c.schedule("once", "before", &()).await;
+        assert!(matches!(c.any_report().await.outcome, ReportOutcome::Succeeded(_)));
+        // Nothing runs while the clock is moved by hand.
+        c.schedule("once", "t", &()).await;
+        tokio::time::advance(LEASE).await;
+        let report = c.any_report().await;
+        let claim = claimed(&report).clone();
+        assert_eq!((report.token.as_str(), claim.delivered), ("t", DeliveredAs::First));
+        assert_eq!(seen.begun(), 1);
+        c.tell(&claim.lease.unwrap().holder, "t", verdict).await;
+        // Then it trusts what it is delivered again.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        c.schedule("once", "after", &()).await;
+        while c.any_report().await.token.as_str() != "after" {}
+        running.stop().await.unwrap();
+        assert_eq!(seen.begun(), if verdict == Verdict::Run { 3 } else { 2 });
+        assert_eq!(c.broker.depth(&c.queue("once")).await.unwrap(), Some(0), "it is acknowledged");
     }
 }
 

@@ -231,7 +231,10 @@ async fn long_attempts_are_announced_and_heartbeats_are_reports() {
     c.schedule("gated", "t", &()).await;
     // A heartbeat does not come before the announcement: nobody would stand for an attempt that is known to run.
     let started = c.any_report().await;
-    assert!(matches!(&started.outcome, ReportOutcome::Held(lease) if !lease.idempotent), "{started:?}");
+    assert!(
+        matches!(&started.outcome, ReportOutcome::Held { lease, .. } if !lease.idempotent),
+        "{started:?}"
+    );
     assert!(started.started_at.is_some());
     assert_eq!(c.any_report().await.outcome, ReportOutcome::Heartbeat);
     gate.open.add_permits(1);
@@ -339,7 +342,7 @@ async fn an_attempt_that_will_not_stop_fails_or_goes_to_another_worker() {
     while ends.len() < 2 {
         let report = c.any_report().await;
         match report.outcome {
-            ReportOutcome::Held(_) | ReportOutcome::Heartbeat => {}
+            ReportOutcome::Held { .. } | ReportOutcome::Heartbeat => {}
             ReportOutcome::Released { .. } => ends.push((report.token.as_str().to_owned(), String::new())),
             ReportOutcome::Failed { error, cause } => {
                 assert!(cause.unwrap().contains("the worker 'w' shut down"));

@@ -337,6 +337,7 @@ fn task(token: &str, input: &str) -> TaskMessage {
         priority: 0,
         fairness_key: String::new(),
         republished: false,
+        returns: 0,
         traceparent: None,
     }
 }

@@ -6,7 +6,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use stagepost_broker::{Acker, ConsumeOptions, Consumer, Delivery, QueueSpec};
 use stagepost_protocol::{
-    Claim, DeadReason, Lease, Report, ReportOutcome, TaskMessage, TaskToken, shard::Reply,
+    Claim, DeadReason, DeliveredAs, Lease, Report, ReportOutcome, TaskMessage, TaskToken, shard::Reply,
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -85,7 +85,7 @@ impl Poll {
         }
         // A closed channel says that the asker went away while this was announced for it.
         if let (Some(task), Err(oneshot::error::TryRecvError::Closed)) = (&found, gone.try_recv())
-            && let Err(error) = self.release(&task.token).await
+            && let Err(error) = self.release(task).await
         {
             tracing::warn!(queue = self.queue, %error, "a task could not be given to somebody else");
         }
@@ -111,14 +111,17 @@ impl Poll {
         let kept = task.token.claimed_runner().is_none();
         let reply = if may_have_begun && kept {
             let lease = self.lease(&task).filter(|_| wanted);
-            let claim = Claim { lease, redelivered: delivery.redelivered };
+            let delivered = DeliveredAs::of(delivery.redelivered, task.republished);
+            let claim = Claim { returns: task.returns, lease, delivered };
             self.report(&task.token, ReportOutcome::Claimed(claim)).await?
         } else if wanted {
-            let begun =
-                self.lease(&task).filter(|_| kept).map_or(ReportOutcome::Started, ReportOutcome::Held);
+            let begun = self
+                .lease(&task)
+                .filter(|_| kept)
+                .map_or(ReportOutcome::Started, |lease| ReportOutcome::Held { lease, returns: task.returns });
             self.report(&task.token, begun).await?
         } else if kept {
-            self.release(&task.token).await?
+            self.release(&task).await?
         } else {
             self.acker.requeue(delivery.tag).await;
             return Ok(None);
@@ -134,8 +137,9 @@ impl Poll {
         Some(Lease { holder: self.holder.clone(), millis, idempotent: self.poller.idempotent })
     }
 
-    async fn release(&self, token: &TaskToken) -> Result<Reply, ClientError> {
-        self.report(token, ReportOutcome::Released { holder: self.holder.clone() }).await
+    async fn release(&self, task: &TaskMessage) -> Result<Reply, ClientError> {
+        let outcome = ReportOutcome::Released { holder: self.holder.clone(), returns: task.returns };
+        self.report(&task.token, outcome).await
     }
 
     async fn report(&self, token: &TaskToken, outcome: ReportOutcome) -> Result<Reply, ClientError> {

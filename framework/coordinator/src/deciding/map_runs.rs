@@ -46,7 +46,7 @@ impl Round<'_> {
                     | Ignored::AttemptClosed
                     | Ignored::AlreadyHeld
                     | Ignored::HeldElsewhere
-                    | Ignored::AlreadyReleased
+                    | Ignored::GivenAgain
                     | Ignored::UnknownAttempt => Reply::NotFound,
                 }
             }

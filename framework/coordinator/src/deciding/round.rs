@@ -205,7 +205,7 @@ impl<'a> Round<'a> {
             return self.claim(id, event_id, report.token, report.worker, claim, self.volatile);
         }
         let holder = match &mut report.outcome {
-            ReportOutcome::Held(lease) => {
+            ReportOutcome::Held { lease, .. } => {
                 self.hear(lease);
                 // Who asked for a reply learns it from that.
                 Some((lease.holder.clone(), report.token.clone())).filter(|_| !self.volatile)
@@ -252,10 +252,9 @@ impl<'a> Round<'a> {
                     Ignored::AlreadyStarted
                     | Ignored::AlreadySubmitted
                     | Ignored::AlreadyHeld
-                    | Ignored::AlreadyReleased
                     | Ignored::HeldElsewhere
                     | Ignored::NothingDue => Reply::Accepted,
-                    Ignored::AttemptClosed | Ignored::Ended => Reply::TaskTimedOut,
+                    Ignored::AttemptClosed | Ignored::GivenAgain | Ignored::Ended => Reply::TaskTimedOut,
                     // Nothing that a report leads to.
                     Ignored::NotEnded
                     | Ignored::AlreadyRedriven

@@ -52,7 +52,7 @@ impl Round<'_> {
             | Ignored::AlreadySubmitted
             | Ignored::AlreadyRedriven
             | Ignored::AlreadyHeld
-            | Ignored::AlreadyReleased
+            | Ignored::GivenAgain
             | Ignored::HeldElsewhere
             | Ignored::NothingDue
             | Ignored::NotEnded

@@ -168,7 +168,7 @@ impl Running {
                 | Ignored::RedrivenTooOften
                 | Ignored::AlreadyHeld
                 | Ignored::HeldElsewhere
-                | Ignored::AlreadyReleased
+                | Ignored::GivenAgain
                 | Ignored::AlreadySignaled
                 | Ignored::TooManySignals,
             ) => Reply::Accepted,

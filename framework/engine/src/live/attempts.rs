@@ -35,9 +35,9 @@ pub(crate) struct Attempt {
     /// What stands for it, where that is a lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lease: Option<Box<Lease>>,
-    /// Workers that gave it back: what one of them says comes twice after a crash.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) released: Vec<Arc<str>>,
+    /// How often it was given back. Whoever speaks of a time before that speaks of what is over.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) returns: u32,
 }
 
 impl Attempt {
@@ -60,7 +60,7 @@ impl Attempt {
             signal: None,
             taken: false,
             lease: None,
-            released: Vec::new(),
+            returns: 0,
         }
     }
 
@@ -68,6 +68,11 @@ impl Attempt {
     pub(super) fn alive(&mut self, at: Timestamp) {
         self.heartbeat_due = self.heartbeat_millis.map(|millis| at.plus_millis(millis));
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The scopes of open attempts. Found from the scopes, and kept beside them so that it is found fast.

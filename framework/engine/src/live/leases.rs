@@ -71,20 +71,20 @@ impl Live {
     }
 
     pub(super) fn apply_lease(&mut self, event: &HistoryEvent) -> Result<(), String> {
-        let (lease, by) = match &event.kind {
+        let (lease, returns) = match &event.kind {
             EventKind::AttemptLeased { holder, worker, millis, again } => {
                 let (holder, worker) = (holder.clone(), worker.clone());
                 let lease = Lease { holder, worker, since: event.at, millis: *millis, again: *again };
-                (Some(Box::new(lease)), None)
+                (Some(Box::new(lease)), 0)
             }
-            EventKind::AttemptReleased { by } => (None, by.clone()),
+            EventKind::AttemptReleased { .. } => (None, 1),
             _ => return Err("it is no event of a lease".to_owned()),
         };
         self.change(event.scope, |s| {
             let attempt = s.attempt_mut()?;
             attempt.taken = false;
             attempt.lease = lease;
-            attempt.released.extend(by);
+            attempt.returns += returns;
             Ok(())
         })
     }

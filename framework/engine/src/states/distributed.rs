@@ -559,7 +559,7 @@ fn child_ended(
         }
         ReportOutcome::Aborted { error, cause } => (ChildEnd::Aborted, described("ABORTED", error, cause)),
         ReportOutcome::Started
-        | ReportOutcome::Held(_)
+        | ReportOutcome::Held { .. }
         | ReportOutcome::Claimed(_)
         | ReportOutcome::Released { .. }
         | ReportOutcome::Heartbeat
@@ -615,7 +615,7 @@ fn failure_of(outcome: ReportOutcome, default: &str) -> Failure {
         | ReportOutcome::Aborted { error, cause } => (error, cause),
         ReportOutcome::Succeeded(_)
         | ReportOutcome::Started
-        | ReportOutcome::Held(_)
+        | ReportOutcome::Held { .. }
         | ReportOutcome::Claimed(_)
         | ReportOutcome::Released { .. }
         | ReportOutcome::Heartbeat
@@ -799,6 +799,7 @@ fn call(
         input: Payload::from_value(input),
         deadline: None,
         heartbeat_millis: None,
+        returns: 0,
     })
 }
 

@@ -183,6 +183,7 @@ pub(crate) fn command(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> O
                 input: attempt.input.clone(),
                 deadline: attempt.timeout_at,
                 heartbeat_millis: attempt.heartbeat_millis,
+                returns: attempt.returns,
             }));
         }
         // Whoever has the token answers. What began with `.sync` is asked for again: its end may have been missed.
@@ -203,6 +204,7 @@ pub(crate) fn command(execution: &Execution, scope: ScopeId, env: &Env<'_>) -> O
         input: attempt.input.clone(),
         deadline: attempt.timeout_at,
         heartbeat_millis: attempt.heartbeat_millis,
+        returns: attempt.returns,
     }))
 }
 

@@ -1,8 +1,12 @@
 //! Who gets an attempt that more than one worker may have been delivered.
 
 use serde_json::{Value, json};
-use stagepost_engine::{Command, EventKind, Held, Ignored, Input};
-use stagepost_protocol::{Claim, Lease, ReportOutcome};
+use stagepost_engine::{Command, EventKind, Held, HistoryEvent, Ignored, Input};
+use stagepost_protocol::{
+    Claim,
+    DeliveredAs::{self, First, Redelivered, Republished},
+    Lease, ReportOutcome,
+};
 
 use crate::support::{Run, machine, states, task};
 
@@ -30,32 +34,44 @@ enum Step {
     Started,
     Succeeded,
     Released(&'static str),
-    /// A claim by `h`: redelivered, idempotent.
-    Claimed(&'static str, bool, bool),
+    /// A claim by `h`: of what kind of message, idempotent.
+    Claimed(&'static str, DeliveredAs, bool),
     /// A claim by somebody without a lease.
-    Polled(bool),
+    Polled(DeliveredAs),
+    /// One of these, about what was given out at first; else all are about what was given out last.
+    Late(&'static Step),
     Over,
 }
 
 fn take(run: &mut Run, step: Step) -> Result<(), Ignored> {
-    let claim = |lease, redelivered| Input::Claim {
+    let returned = |event: &&HistoryEvent| matches!(event.kind, EventKind::AttemptReleased { .. });
+    let returns = u32::try_from(run.events.iter().filter(returned).count()).unwrap();
+    match step {
+        Step::Late(step) => take_of(run, *step, 0),
+        step => take_of(run, step, returns),
+    }
+}
+
+fn take_of(run: &mut Run, step: Step, returns: u32) -> Result<(), Ignored> {
+    let claim = |lease, delivered| Input::Claim {
         event_id: 3,
         worker: Some("w".into()),
-        claim: Claim { lease, redelivered },
+        claim: Claim { returns, lease, delivered },
         doubt_millis: DOUBT_MILLIS,
     };
     match step {
-        Step::Held(holder, twice) => run.report(3, ReportOutcome::Held(lease(holder, twice))),
+        Step::Held(holder, twice) => {
+            run.report(3, ReportOutcome::Held { lease: lease(holder, twice), returns })
+        }
         Step::Started => run.report(3, ReportOutcome::Started),
         Step::Succeeded => {
             run.succeed(3, json!(2));
             Ok(())
         }
-        Step::Released(holder) => run.report(3, ReportOutcome::Released { holder: holder.into() }),
-        Step::Claimed(holder, redelivered, twice) => {
-            run.decide(claim(Some(lease(holder, twice)), redelivered))
-        }
-        Step::Polled(redelivered) => run.decide(claim(None, redelivered)),
+        Step::Released(holder) => run.report(3, ReportOutcome::Released { holder: holder.into(), returns }),
+        Step::Claimed(holder, delivered, twice) => run.decide(claim(Some(lease(holder, twice)), delivered)),
+        Step::Polled(delivered) => run.decide(claim(None, delivered)),
+        Step::Late(step) => take_of(run, *step, 0),
         Step::Over => run.decide(Input::LeaseOver { event_id: 3 }),
     }
 }
@@ -65,52 +81,105 @@ type Case = (&'static [Step], Step, Result<(), Ignored>, Option<Held<'static>>, 
 
 #[test]
 fn one_worker_has_an_attempt() {
-    use Step::{Claimed, Held as Holds, Over, Polled, Released, Started, Succeeded};
+    use Step::{Claimed, Held as Holds, Late, Over, Polled, Released, Started, Succeeded};
     let by = |holder| Some(Held::ByWorker(holder));
     let (nobody, taken, doubt) = (Some(Held::ByNobody), Some(Held::Taken), Some(Held::InDoubt));
     let cases: &[Case] = &[
         // Nobody is known to have it.
-        (&[], Claimed("h", true, true), Ok(()), by("h"), 0),
-        (&[], Claimed("h", false, true), Ok(()), by("h"), 0),
-        (&[], Claimed("h", true, false), Ok(()), doubt, 0),
-        (&[], Claimed("h", false, false), Ok(()), doubt, 0),
-        (&[], Polled(true), Ok(()), doubt, 0),
+        (&[], Claimed("h", Redelivered, true), Ok(()), by("h"), 0),
+        (&[], Claimed("h", Republished, true), Ok(()), by("h"), 0),
+        (&[], Claimed("h", Redelivered, false), Ok(()), doubt, 0),
+        (&[], Claimed("h", Republished, false), Ok(()), doubt, 0),
+        (&[], Polled(Redelivered), Ok(()), doubt, 0),
         (&[], Over, Err(Ignored::NothingDue), nobody, 0),
         // Somebody has it.
-        (&[Holds("h", false)], Claimed("i", true, true), Err(Ignored::HeldElsewhere), by("h"), 0),
-        (&[Holds("h", true)], Claimed("h", true, true), Err(Ignored::AlreadyHeld), by("h"), 0),
+        (&[Holds("h", false)], Claimed("i", Redelivered, true), Err(Ignored::HeldElsewhere), by("h"), 0),
+        (&[Holds("h", true)], Claimed("h", Redelivered, true), Err(Ignored::AlreadyHeld), by("h"), 0),
         // It has ended there, or it would not ask.
-        (&[Holds("h", false)], Claimed("h", true, false), Ok(()), doubt, 0),
+        (&[Holds("h", false)], Claimed("h", Redelivered, false), Ok(()), doubt, 0),
         (&[Holds("h", false)], Holds("h", false), Err(Ignored::AlreadyStarted), by("h"), 0),
         (&[Holds("h", true)], Holds("i", true), Ok(()), by("i"), 0),
-        (&[Started], Claimed("h", true, true), Err(Ignored::HeldElsewhere), taken, 0),
-        (&[Started], Polled(false), Err(Ignored::HeldElsewhere), taken, 0),
+        (&[Started], Claimed("h", Redelivered, true), Err(Ignored::HeldElsewhere), taken, 0),
+        (&[Started], Polled(Republished), Err(Ignored::HeldElsewhere), taken, 0),
         (&[Started], Holds("h", false), Ok(()), by("h"), 0),
-        (&[Succeeded], Claimed("h", true, true), Err(Ignored::Ended), None, 0),
+        (&[Succeeded], Claimed("h", Redelivered, true), Err(Ignored::Ended), None, 0),
         // Of two claims one is granted, and the answer to the other does not change when it asks again.
-        (&[Claimed("h", true, true)], Claimed("i", true, true), Err(Ignored::HeldElsewhere), by("h"), 0),
-        (&[Claimed("h", true, true)], Claimed("h", true, true), Err(Ignored::AlreadyHeld), by("h"), 0),
-        (&[Claimed("h", true, true)], Holds("h", true), Ok(()), by("h"), 0),
+        (
+            &[Claimed("h", Redelivered, true)],
+            Claimed("i", Redelivered, true),
+            Err(Ignored::HeldElsewhere),
+            by("h"),
+            0,
+        ),
+        (
+            &[Claimed("h", Redelivered, true)],
+            Claimed("h", Redelivered, true),
+            Err(Ignored::AlreadyHeld),
+            by("h"),
+            0,
+        ),
+        (&[Claimed("h", Redelivered, true)], Holds("h", true), Ok(()), by("h"), 0),
         // In doubt: whoever has it may say so; what may run twice need not wait; a worse doubt takes the place of a
         // better one.
-        (&[Claimed("h", true, false)], Claimed("i", true, false), Err(Ignored::HeldElsewhere), doubt, 0),
-        (&[Claimed("h", false, false)], Claimed("i", true, false), Ok(()), doubt, 0),
-        (&[Claimed("h", true, false)], Claimed("i", false, false), Err(Ignored::HeldElsewhere), doubt, 0),
-        (&[Claimed("h", true, false)], Claimed("i", true, true), Ok(()), by("i"), 0),
-        (&[Claimed("h", true, false)], Holds("i", false), Ok(()), by("i"), 0),
-        (&[Claimed("h", true, false)], Started, Ok(()), taken, 0),
-        (&[Claimed("h", true, false)], Released("i"), Err(Ignored::HeldElsewhere), doubt, 0),
+        (
+            &[Claimed("h", Redelivered, false)],
+            Claimed("i", Redelivered, false),
+            Err(Ignored::HeldElsewhere),
+            doubt,
+            0,
+        ),
+        (&[Claimed("h", Republished, false)], Claimed("i", Redelivered, false), Ok(()), doubt, 0),
+        (
+            &[Claimed("h", Redelivered, false)],
+            Claimed("i", Republished, false),
+            Err(Ignored::HeldElsewhere),
+            doubt,
+            0,
+        ),
+        (&[Claimed("h", Redelivered, false)], Claimed("i", Redelivered, true), Ok(()), by("i"), 0),
+        (&[Claimed("h", Redelivered, false)], Holds("i", false), Ok(()), by("i"), 0),
+        (&[Claimed("h", Redelivered, false)], Started, Ok(()), taken, 0),
+        // Nobody else can have begun what somebody has the first delivery of: it may have it, or give it back.
+        (&[], Claimed("h", First, false), Ok(()), by("h"), 0),
+        (&[Claimed("h", First, false)], Claimed("h", First, false), Err(Ignored::AlreadyHeld), by("h"), 0),
+        (
+            &[Claimed("h", First, false)],
+            Claimed("i", Redelivered, false),
+            Err(Ignored::HeldElsewhere),
+            by("h"),
+            0,
+        ),
+        (&[Claimed("h", Redelivered, false)], Claimed("i", First, false), Ok(()), by("i"), 0),
+        (&[Claimed("h", Redelivered, false)], Released("i"), Ok(()), nobody, 1),
+        (&[Claimed("h", Republished, false)], Released("i"), Ok(()), nobody, 1),
+        (&[Claimed("h", First, false)], Claimed("h", Redelivered, false), Ok(()), doubt, 0),
+        (&[Claimed("h", First, false)], Over, Ok(()), None, 0),
+        (&[Started], Claimed("h", First, false), Err(Ignored::HeldElsewhere), taken, 0),
+        (&[Succeeded], Claimed("h", First, false), Err(Ignored::Ended), None, 0),
         // It is given to another worker: after a lease only if that does no harm.
-        (&[Claimed("h", false, false)], Over, Ok(()), nobody, 1),
+        (&[Claimed("h", Republished, false)], Over, Ok(()), nobody, 1),
         (&[Holds("h", true)], Over, Ok(()), nobody, 1),
         (&[], Released("h"), Ok(()), nobody, 1),
         (&[Holds("h", true)], Released("h"), Ok(()), nobody, 1),
         (&[Holds("h", true)], Released("i"), Err(Ignored::HeldElsewhere), by("h"), 0),
-        (&[Released("h")], Released("h"), Err(Ignored::AlreadyReleased), nobody, 0),
         (&[Released("h")], Released("i"), Ok(()), nobody, 1),
-        (&[Holds("h", true), Over], Claimed("i", true, false), Ok(()), doubt, 0),
+        // What was given out before it was given back is over.
+        (&[Released("h")], Late(&Released("h")), Err(Ignored::GivenAgain), nobody, 0),
+        (&[Released("h")], Late(&Claimed("i", Redelivered, false)), Err(Ignored::GivenAgain), nobody, 0),
+        (&[Released("h")], Late(&Claimed("i", First, true)), Err(Ignored::GivenAgain), nobody, 0),
+        (&[Released("h")], Late(&Polled(Redelivered)), Err(Ignored::GivenAgain), nobody, 0),
+        (&[Released("h")], Late(&Holds("i", false)), Err(Ignored::GivenAgain), nobody, 0),
+        (&[Released("h"), Holds("i", false)], Late(&Holds("j", false)), Err(Ignored::GivenAgain), by("i"), 0),
+        (
+            &[Claimed("h", Republished, false), Over],
+            Late(&Released("i")),
+            Err(Ignored::GivenAgain),
+            nobody,
+            0,
+        ),
+        (&[Holds("h", true), Over], Claimed("i", Redelivered, false), Ok(()), doubt, 0),
         // It ends.
-        (&[Claimed("h", true, false)], Over, Ok(()), None, 0),
+        (&[Claimed("h", Redelivered, false)], Over, Ok(()), None, 0),
         (&[Holds("h", false)], Over, Ok(()), None, 0),
     ];
     for (before, then, expected, held, tasks) in cases {
@@ -136,7 +205,7 @@ fn what_its_worker_left_behind_fails_and_is_tried_again() {
     take(&mut run, Step::Over).unwrap();
     run.wake_at_deadline();
     assert_eq!(run.dispatches()[0].attempt, 2);
-    let claim = Claim { lease: Some(lease("i", false)), redelivered: true };
+    let claim = Claim { returns: 0, lease: Some(lease("i", false)), delivered: Redelivered };
     run.decide(Input::Claim { event_id: 6, worker: None, claim, doubt_millis: DOUBT_MILLIS }).unwrap();
     run.decide(Input::LeaseOver { event_id: 6 }).unwrap();
     run.shows(
@@ -165,7 +234,7 @@ fn a_lost_worker_loses_all_that_it_has_and_nobody_elses() {
     for (attempt, (holder, twice)) in
         attempts.iter().zip([("h", false), ("h", true), ("i", false), ("h", false)])
     {
-        run.report(*attempt, ReportOutcome::Held(lease(holder, twice))).unwrap();
+        run.report(*attempt, ReportOutcome::Held { lease: lease(holder, twice), returns: 0 }).unwrap();
     }
     let holders: Vec<_> = run.execution.leases().map(|leased| leased.holder).collect();
     assert_eq!(holders, [Some("h"), Some("i")], "one lease of each worker");
@@ -183,7 +252,7 @@ fn calls_are_claimed_too() {
         let state = json!({ "Type": "Task", "Resource": resource, "Parameters": {}, "End": true });
         Run::start(&states("A", json!({ "A": state })), json!(1))
     };
-    let claim = Step::Claimed("h", true, false);
+    let claim = Step::Claimed("h", Redelivered, false);
     let mut run = call("arn:aws:states:::lambda:invoke");
     assert_eq!(run.execution.held(3), Some(Held::ByNobody));
     assert_eq!(take(&mut run, claim), Ok(()));

@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use stagepost_engine::{Command, End, Execution, Held, Ignored, Input};
 use stagepost_protocol::{
-    Claim, Lease, MapChild, MapRunStatus, Parent, ParentKind, ReportOutcome, Timestamp,
+    Claim,
+    DeliveredAs::{First, Redelivered, Republished},
+    Lease, MapChild, MapRunStatus, Parent, ParentKind, ReportOutcome, Timestamp,
 };
 
 use crate::support::{Run, machine, payload};
@@ -308,12 +310,14 @@ fn act(run: &mut Run, choices: &mut Choices<'_>) {
         9 => {
             let holder = ["h", "i", "j"][choices.below(3)].to_owned();
             let lease = Lease { holder: holder.clone(), millis: 30_000, idempotent: choices.one_in(2) };
+            let returns = u32::try_from(choices.below(3)).unwrap();
             match choices.below(4) {
-                0 => ReportOutcome::Held(lease),
-                1 => ReportOutcome::Released { holder },
+                0 => ReportOutcome::Held { lease, returns },
+                1 => ReportOutcome::Released { holder, returns },
                 2 => {
                     let lease = (!choices.one_in(4)).then_some(lease);
-                    let claim = Claim { lease, redelivered: choices.one_in(2) };
+                    let delivered = [First, Republished, Redelivered][choices.below(3)];
+                    let claim = Claim { returns, lease, delivered };
                     let _ = run.decide(Input::Claim { event_id, worker: None, claim, doubt_millis: 60_000 });
                     return;
                 }

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub(super) fn of_task(
         id: task.attempt_id,
         token: task.token,
         number: task.attempt,
+        returns: AtomicU32::new(task.returns),
         execution: task.execution,
         state: task.state,
         idempotency_key: task.idempotency_key,
@@ -181,7 +183,7 @@ async fn aborted(shared: &Shared, ledger: &Ledger, attempt: &Arc<Attempt>) {
             }
         }
         (Some(Cancelled::Shutdown), Some(lease)) if lease.idempotent => {
-            ReportOutcome::Released { holder: lease.holder.clone() }
+            ReportOutcome::Released { holder: lease.holder.clone(), returns: attempt.returns() }
         }
         (Some(Cancelled::Shutdown), Some(_)) => shut_down(),
         (Some(Cancelled::LeaseLost), _) => {
@@ -202,10 +204,10 @@ pub(super) async fn give_back(
     delivered: DeliveryTag,
     lease: Lease,
 ) {
-    let holder = lease.holder.clone();
+    let outcome = ReportOutcome::Released { holder: lease.holder.clone(), returns: task.returns };
     let attempt = Arc::new(of_task(shared, registration, task, delivered, Some(lease)));
     ledger.begin(&attempt);
-    finish(shared, &attempt, ReportOutcome::Released { holder }).await;
+    finish(shared, &attempt, outcome).await;
 }
 
 /// The future's result, or what it panicked with: while it is made or while it is polled.

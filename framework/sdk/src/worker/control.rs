@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use stagepost_broker::{Broker, Consumer, DeliveryTag};
 use stagepost_protocol::{
-    Claim, ControlMessage, Lease, Report, ReportOutcome, ShardMessage, TaskMessage, TaskToken, Verdict,
+    Claim, ControlMessage, DeliveredAs, Lease, Report, ReportOutcome, ShardMessage, TaskMessage, TaskToken,
+    Verdict,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -35,7 +36,7 @@ const ANSWERS_MAX: usize = 256;
 pub(super) struct Claiming {
     pub(super) task: TaskMessage,
     pub(super) delivered: DeliveryTag,
-    pub(super) redelivered: bool,
+    pub(super) copy: DeliveredAs,
     pub(super) lease: Lease,
     /// When the coordinator was last asked.
     pub(super) asked: Option<Instant>,
@@ -87,7 +88,11 @@ impl Control {
                     return;
                 }
                 claiming.asked = Some(Instant::now());
-                let claim = Claim { lease: Some(claiming.lease.clone()), redelivered: claiming.redelivered };
+                let claim = Claim {
+                    returns: claiming.task.returns,
+                    lease: Some(claiming.lease.clone()),
+                    delivered: claiming.copy,
+                };
                 let report = Report {
                     token: claiming.task.token.clone(),
                     worker: Some(self.shared.name.clone()),

@@ -86,11 +86,15 @@ impl Ledger {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a claim. Gives the one of the same attempt whose place it takes; if that may have been begun, so may this.
+    /// Notes a claim. Gives the one of the same attempt whose place it takes: both are as new as the newer one, and may
+    /// have been begun as that may.
     pub(super) fn claim(&self, mut claiming: Claiming) -> Option<Claiming> {
         let mut claims = self.claims();
         let replaced = claims.remove(claiming.task.token.as_str());
-        claiming.redelivered |= replaced.as_ref().is_some_and(|before| before.redelivered);
+        if let Some(before) = &replaced {
+            let newest = (claiming.task.returns, claiming.copy).max((before.task.returns, before.copy));
+            (claiming.task.returns, claiming.copy) = newest;
+        }
         claims.insert(claiming.task.token.as_str().to_owned(), claiming);
         replaced
     }
@@ -249,7 +253,7 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
-    use stagepost_protocol::{Lease, Payload, TaskMessage};
+    use stagepost_protocol::{DeliveredAs, Lease, Payload, TaskMessage};
 
     use super::*;
 
@@ -316,17 +320,17 @@ mod tests {
             priority: 0,
             fairness_key: String::new(),
             republished: true,
+            returns: 0,
             traceparent: None,
         };
-        for (n, redelivered) in [(1, true), (2, false)] {
+        for (n, copy) in [(1, DeliveredAs::Redelivered), (2, DeliveredAs::First)] {
             let lease = Lease { holder: "h".into(), millis: 1, idempotent: false };
             let slot = Arc::clone(&slots).acquire_owned().await.unwrap();
-            let claiming =
-                Claiming { task: task.clone(), delivered: tag(n), redelivered, lease, asked: None, slot };
+            let claiming = Claiming { task: task.clone(), delivered: tag(n), copy, lease, asked: None, slot };
             assert_eq!(ledger.claim(claiming).map(|before| before.delivered), (n == 2).then_some(tag(1)));
         }
         let claiming = ledger.take_claim(&task.token).unwrap();
-        assert!(claiming.redelivered && claiming.delivered == tag(2));
+        assert_eq!((claiming.copy, claiming.delivered), (DeliveredAs::Redelivered, tag(2)));
     }
 
     #[test]

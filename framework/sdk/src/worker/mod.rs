@@ -20,6 +20,7 @@ mod error;
 mod lease;
 mod ledger;
 mod poller;
+mod pulse;
 mod queue;
 mod reporter;
 mod run;

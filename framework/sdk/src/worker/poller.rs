@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use super::attempt;
 use super::builder::Worker;
 use super::client::{CallError, Client, POLL_HELD, Polled};
 use super::error::WorkerError;
-use super::lease::Leases;
 use super::ledger::Ledger;
 use super::run::{Activities, all_ends, drain, first_end};
 use super::shared::{REPORTS_WAITING_MAX, Shared};
@@ -58,10 +58,7 @@ pub(super) async fn run(
 ) -> Result<(), WorkerError> {
     let mut shutdown = pin!(shutdown);
     let (reports, outgoing) = mpsc::channel(REPORTS_WAITING_MAX);
-    let states = Arc::new(std::mem::take(&mut worker.states));
-    let leases = Leases::new(worker.holder.clone(), worker.lease, worker.topology.clone());
-    let (name, clock, claimed) = (worker.name.clone(), worker.clock.clone(), Notify::new());
-    let shared = Arc::new(Shared { name, clock, states, reports, leases, claimed });
+    let shared = Shared::new(&mut worker, reports);
     let activities: Activities = worker
         .registrations
         .iter()
@@ -151,6 +148,12 @@ impl Poller {
                 Ok(Some(polled)) => {
                     pause = PAUSE_MIN;
                     match Payload::parse(&polled.input) {
+                        Ok(_) if self.shared.pulse.stood_still() && !self.is_open(&polled).await => {
+                            tracing::info!(
+                                activity = self.registration.name,
+                                "a task was not begun: it came while the worker stood still"
+                            );
+                        }
                         Ok(input) => {
                             let attempt = Arc::new(self.attempt(&polled));
                             attempt::begin(
@@ -220,6 +223,8 @@ impl Poller {
             id: polled.token.clone(),
             token: TaskToken::from_untrusted(&polled.token),
             number: number(HEADER_ATTEMPT).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+            // Nothing of a polled task is given back.
+            returns: AtomicU32::new(0),
             execution: text(HEADER_EXECUTION).unwrap_or_default(),
             state: text(HEADER_STATE).unwrap_or_default(),
             // Without the header the attempt's own name must do: it differs between the attempts of a step.
@@ -251,6 +256,11 @@ impl Poller {
         let has = |name: &str| polled.headers.contains_key(name);
         let leased = has(HEADER_ATTEMPT) && !has(HEADER_HEARTBEAT);
         leased.then(|| self.shared.leases.own(self.registration.options.idempotent))
+    }
+
+    /// Whether a task still waits for this worker. Where the server does not say, it does not: its lease will be over.
+    async fn is_open(&self, polled: &Polled) -> bool {
+        self.client.heartbeat(&polled.token).await.is_ok()
     }
 
     /// Fails a task whose input is not JSON.
@@ -339,7 +349,7 @@ async fn deliver(client: &Client, attempt: &Attempt, outcome: &ReportOutcome) ->
         let (last, sent) = match outcome {
             // Who polls a task has started it; and calls are not polled.
             ReportOutcome::Started
-            | ReportOutcome::Held(_)
+            | ReportOutcome::Held { .. }
             | ReportOutcome::Claimed(_)
             | ReportOutcome::Submitted(_) => return false,
             // The API has no operation for it.

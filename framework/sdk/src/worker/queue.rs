@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stagepost_broker::{Broker, Consumer, Delivery, DeliveryTag, Error};
-use stagepost_protocol::{DeadLetter, DeadReason, Lease, Message, TaskMessage};
+use stagepost_protocol::{DeadLetter, DeadReason, DeliveredAs, Lease, Message, TaskMessage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ pub(super) struct Queue {
 enum Admission {
     /// Begin it, held by this lease.
     Run(Option<Lease>),
-    /// Ask the coordinator for it: another worker may have begun it.
+    /// Ask the coordinator for it: another worker may have begun it, or been given it.
     Claim(Lease),
     /// This worker is working on it: the delivery takes the place of the earlier one.
     Running(Arc<Attempt>),
@@ -124,7 +124,10 @@ impl Queue {
     /// elsewhere: then it looks as it did here.
     async fn give_back(&self, delivery: Delivery) {
         let task = TaskMessage::decode(&self.name, &delivery.body, &delivery.properties).ok();
-        let task = task.filter(|task| !delivery.redelivered && !task.republished);
+        let first = |task: &TaskMessage| {
+            DeliveredAs::of(delivery.redelivered, task.republished) == DeliveredAs::First
+        };
+        let task = task.filter(first);
         let lease = task.as_ref().and_then(|task| self.lease(task));
         match task.zip(lease) {
             Some((task, lease)) => {
@@ -157,8 +160,8 @@ impl Queue {
                 None
             }
             Admission::Claim(lease) => {
-                let (delivered, redelivered) = (delivery.tag, delivery.redelivered);
-                let claiming = Claiming { task, delivered, redelivered, lease, asked: None, slot };
+                let copy = DeliveredAs::of(delivery.redelivered, task.republished);
+                let claiming = Claiming { task, delivered: delivery.tag, copy, lease, asked: None, slot };
                 let replaced = self.ledger.claim(claiming);
                 self.shared.claimed.notify_one();
                 // The same attempt, delivered twice: one claim is enough.
@@ -167,6 +170,7 @@ impl Queue {
                 Some(replaced.slot)
             }
             Admission::Running(attempt) => {
+                attempt.came_again(task.returns);
                 let before = attempt.progress().delivered.replace(Delivered(delivery.tag));
                 // What was published twice was delivered twice, and is one task.
                 if let Some(before) = before {
@@ -185,19 +189,21 @@ impl Queue {
         }
     }
 
-    /// Decides whether a delivered task is begun here. A first delivery is; of any other the coordinator knows whose
-    /// it is, or sees to it that nobody has it.
+    /// Decides whether a delivered task is begun here. A first delivery is, if it has only just come; of any other the
+    /// coordinator knows whose it is, or sees to it that nobody has it.
     fn admit(&self, task: &TaskMessage, delivery: &Delivery) -> Admission {
-        let may_have_begun = delivery.redelivered || task.republished;
-        // Only a second delivery can be of an attempt that runs here; the first ones need not be looked up.
-        if may_have_begun && let Some(attempt) = self.ledger.find(&task.attempt_id) {
+        let first = DeliveredAs::of(delivery.redelivered, task.republished) == DeliveredAs::First;
+        // Of an attempt that runs here only another message can come; most need not be looked up.
+        if (!first || task.returns > 0)
+            && let Some(attempt) = self.ledger.find(&task.attempt_id)
+        {
             return Admission::Running(attempt);
         }
         if task.deadline.is_some_and(|deadline| self.shared.clock.now() > deadline) {
             return Admission::Expired;
         }
         match self.lease(task) {
-            Some(lease) if may_have_begun => Admission::Claim(lease),
+            Some(lease) if !first || self.shared.pulse.stood_still() => Admission::Claim(lease),
             lease => Admission::Run(lease),
         }
     }

@@ -183,7 +183,7 @@ impl Reporter {
     async fn settle(&self, confirmed: &[Batch]) {
         let mut by_activity: Vec<(&'static str, Vec<DeliveryTag>)> = Vec::new();
         for (attempt, report) in confirmed.iter().flat_map(|b| b.attempts.iter().zip(&b.reports)) {
-            if matches!(report.outcome, ReportOutcome::Held(_)) {
+            if matches!(report.outcome, ReportOutcome::Held { .. }) {
                 attempt.progress().held = true;
             }
             if !is_last(&report.outcome) {
@@ -216,7 +216,7 @@ fn payload_bytes(outcome: &ReportOutcome) -> usize {
         | ReportOutcome::TimedOut { cause, .. }
         | ReportOutcome::Aborted { cause, .. } => cause.as_ref().map_or(0, String::len),
         ReportOutcome::Started
-        | ReportOutcome::Held(_)
+        | ReportOutcome::Held { .. }
         | ReportOutcome::Claimed(_)
         | ReportOutcome::Released { .. }
         | ReportOutcome::Heartbeat => 0,
@@ -225,5 +225,5 @@ fn payload_bytes(outcome: &ReportOutcome) -> usize {
 
 /// Whether an outcome ends its attempt, as far as this worker is concerned.
 fn is_last(outcome: &ReportOutcome) -> bool {
-    !matches!(outcome, ReportOutcome::Started | ReportOutcome::Held(_) | ReportOutcome::Heartbeat)
+    !matches!(outcome, ReportOutcome::Started | ReportOutcome::Held { .. } | ReportOutcome::Heartbeat)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stagepost_broker::{Broker, ConsumeOptions, QueueSpec};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use super::builder::{Connection, Worker};
 use super::connect;
 use super::control::Control;
 use super::error::WorkerError;
-use super::lease::{self, Leases};
+use super::lease;
 use super::ledger::Ledger;
 use super::queue::Queue;
 use super::reporter::Reporter;
@@ -116,14 +116,7 @@ pub(super) async fn on_broker(
 ) -> Result<(), WorkerError> {
     let mut shutdown = std::pin::pin!(shutdown);
     let (reports, outgoing) = mpsc::channel(REPORTS_WAITING_MAX);
-    let shared = Arc::new(Shared {
-        name: worker.name.clone(),
-        clock: worker.clock.clone(),
-        states: Arc::new(std::mem::take(&mut worker.states)),
-        reports,
-        leases: Leases::new(worker.holder.clone(), worker.lease, worker.topology.clone()),
-        claimed: Notify::new(),
-    });
+    let shared = Shared::new(&mut worker, reports);
     let started = async {
         let dead_letters = worker.topology.dead_letters();
         let mut queues = vec![QueueSpec::ours(&dead_letters)];

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
+use super::builder::Worker;
 use super::lease::Leases;
+use super::pulse::Pulse;
 use crate::context::{Clock, Outgoing};
 use crate::state::States;
 
@@ -22,11 +24,25 @@ pub(super) struct Shared {
     pub(super) states: Arc<States>,
     pub(super) reports: mpsc::Sender<Outgoing>,
     pub(super) leases: Leases,
+    pub(super) pulse: Pulse,
     /// There is a new claim.
     pub(super) claimed: Notify,
 }
 
 impl Shared {
+    pub(super) fn new(worker: &mut Worker, reports: mpsc::Sender<Outgoing>) -> Arc<Shared> {
+        let leases = Leases::new(worker.holder.clone(), worker.lease, worker.topology.clone());
+        Arc::new(Shared {
+            name: worker.name.clone(),
+            clock: worker.clock.clone(),
+            states: Arc::new(std::mem::take(&mut worker.states)),
+            reports,
+            pulse: Pulse::new(leases.part()),
+            leases,
+            claimed: Notify::new(),
+        })
+    }
+
     /// Hands something to the reporter; waits while too much is waiting there.
     pub(super) async fn send(&self, outgoing: Outgoing) {
         // It ends only after all attempts: nobody is left to be told.

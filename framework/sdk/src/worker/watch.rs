@@ -23,6 +23,7 @@ pub(super) async fn run(shared: Arc<Shared>, activities: Vec<(Arc<Registration>,
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        shared.pulse.beat();
         for (registration, ledger) in &activities {
             for attempt in ledger.all() {
                 look_at(&shared, registration, &attempt).await;

@@ -81,6 +81,7 @@ impl Coordinator {
             priority: 0,
             fairness_key: String::new(),
             republished: false,
+            returns: 0,
             traceparent: None,
         }
     }
@@ -125,7 +126,7 @@ impl Coordinator {
                     return (id, Err((error.unwrap_or_default(), cause.unwrap_or_default())));
                 }
                 ReportOutcome::Started
-                | ReportOutcome::Held(_)
+                | ReportOutcome::Held { .. }
                 | ReportOutcome::Claimed(_)
                 | ReportOutcome::Released { .. }
                 | ReportOutcome::Heartbeat
