@@ -12,7 +12,7 @@ use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use stagepost_broker::contract::{Fixture, PATIENCE, message, take, texts, within};
 use stagepost_broker::rabbitmq::{QueueKind, RabbitMqBroker, RabbitMqOptions};
-use stagepost_broker::{Broker, ConsumeOptions, Error, Health, QueueSpec};
+use stagepost_broker::{Broker, ConsumeOptions, Delivery, Error, Health, QueueSpec};
 use stagepost_protocol::message::HEADER_REPUBLISHED;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
@@ -153,6 +153,60 @@ async fn publishing_survives_a_cut() {
     assert_eq!(came, numbers(2000));
     assert!(unmarked.len() < 2000, "what was published again says so");
     through.close().await;
+    direct.clean_up().await;
+}
+
+/// A quorum queue takes back what it has given to a consumer that is cancelled in this very moment, and flags it as
+/// delivered, although nobody has seen it (<https://github.com/rabbitmq/rabbitmq-server/issues/3729>). So whoever minds
+/// cancels or changes a consumer that has no room: then nothing is on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_taken_back_unseen_from_a_consumer_without_room() {
+    let Some(url) = url() else { return };
+    let direct = Fixture::new(connect_to(&url).await);
+    let queue = direct.queue("cancelled").await;
+    let mut came = BTreeSet::new();
+    let mut note = |deliveries: &[Delivery]| {
+        for (text, delivery) in texts(deliveries).into_iter().zip(deliveries) {
+            assert!(!delivery.redelivered, "'{text}' was taken back unseen");
+            assert!(came.insert(text.clone()), "'{text}' came twice");
+        }
+        came.len()
+    };
+    direct.publish(&queue, numbers(3_000)).await;
+    for _ in 0..30 {
+        let mut consumer = direct.consume(&queue, 16).await;
+        let acker = consumer.acker();
+        let mut unsettled = Vec::new();
+        // Some are settled, so that others come; then none until there is no room.
+        for round in 0..20 {
+            let deliveries = within("a message", consumer.next(16)).await.unwrap();
+            note(&deliveries);
+            unsettled.extend(deliveries.into_iter().map(|delivery| delivery.tag));
+            if round < 5 {
+                acker.ack(unsettled.remove(0)).await;
+            } else if unsettled.len() == 16 {
+                break;
+            }
+        }
+        assert_eq!(unsettled.len(), 16);
+        within("change", consumer.admit(8)).await;
+        while unsettled.len() < 24 {
+            let deliveries = within("a message", consumer.next(8)).await.unwrap();
+            note(&deliveries);
+            unsettled.extend(deliveries.into_iter().map(|delivery| delivery.tag));
+        }
+        within("cancel", consumer.cancel()).await;
+        assert!(within("the end", consumer.next(16)).await.is_none());
+        acker.ack_up_to(*unsettled.last().unwrap()).await;
+    }
+    let mut consumer = direct.consume(&queue, 1000).await;
+    loop {
+        let deliveries = within("a message", consumer.next(1000)).await.unwrap();
+        consumer.acker().ack_up_to(deliveries.last().unwrap().tag).await;
+        if note(&deliveries) == 3_000 {
+            break;
+        }
+    }
     direct.clean_up().await;
 }
 

@@ -98,6 +98,8 @@ pub(crate) struct Deciding {
     health: watch::Receiver<Health>,
     /// The generation of the channel that each shard's deliveries come on.
     channels: HashMap<ShardId, u64>,
+    /// A shard was gained, and what was decided before is not known to be settled.
+    gained: bool,
 }
 
 /// What is known about executions that are not in the cache, for the length of a batch.
@@ -131,6 +133,7 @@ impl Deciding {
             wake_load_failed: None,
             workers: Workers::new(),
             channels: HashMap::new(),
+            gained: false,
         }
     }
 
@@ -150,7 +153,7 @@ impl Deciding {
             let begun = self.options.clock.now();
             self.observe_broker(begun);
             // The pipeline takes one batch at a time: waiting for its place is what lets batches grow.
-            let Ok(place) = pipeline.reserve().await else { return };
+            let Ok(mut place) = pipeline.reserve().await else { return };
             self.observe_pipeline();
             let mut decided = Decided::new(self.generation);
             let mut taken = Vec::new();
@@ -163,6 +166,20 @@ impl Deciding {
                     break;
                 }
                 next = feed.try_recv().ok();
+            }
+            if std::mem::take(&mut self.gained) {
+                // What was decided of the shard before may be on its way to the store still, under the same epoch. What is
+                // loaded before it gets there would be outdated, and nobody would notice where only wake-ups are moved.
+                let (done, settled) = oneshot::channel();
+                let mut barrier = Decided::new(self.generation);
+                barrier.barriers.push(done);
+                place.send(barrier);
+                // An error means that it was given up with all that was before it.
+                let _ = settled.await;
+                let Ok(another) = pipeline.reserve().await else { return };
+                place = another;
+                self.observe_pipeline();
+                decided.generation = self.generation;
             }
             let wakes = self.due_wakes().await;
             self.decide(taken, wakes, &mut decided).await;
@@ -295,6 +312,7 @@ impl Deciding {
     async fn take(&mut self, feed: Feed, taken: &mut Vec<Taken>, decided: &mut Decided) -> Option<ShardId> {
         match feed {
             Feed::Gained(lease) => {
+                self.gained = true;
                 self.leases.insert(lease.shard, lease.epoch);
                 self.forget(lease.shard);
                 self.channels.remove(&lease.shard);

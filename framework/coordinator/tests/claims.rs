@@ -190,8 +190,8 @@ impl Claimant {
         let ControlMessage::Verdicts(verdicts) =
             ControlMessage::decode(&answer.body, &answer.properties).unwrap();
         assert_eq!(verdicts.len(), 1);
-        assert_eq!(verdicts[0].0, task.token);
-        verdicts[0].1
+        assert_eq!((&verdicts[0].token, verdicts[0].returns), (&task.token, task.returns));
+        verdicts[0].verdict
     }
 
     async fn is_alive(&self, rig: &Rig, task: &TaskMessage) {

@@ -92,12 +92,28 @@ pub struct Alive {
     pub millis: u64,
 }
 
+/// What a coordinator says to a worker of one attempt. It may come late and more than once, so it names what it is about
+/// as exactly as the claim did: an answer to one says nothing about another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Names the attempt.
+    pub token: TaskToken,
+    /// As in [`TaskMessage::returns`](crate::TaskMessage::returns).
+    #[serde(default, skip_serializing_if = "crate::is_zero")]
+    pub returns: u32,
+    /// As in the claim that is answered. Absent: nobody asked, and it is about what the worker runs in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered: Option<DeliveredAs>,
+    /// What to do.
+    pub verdict: Verdict,
+}
+
 /// What a coordinator says to a worker, on the worker's own queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlMessage {
-    /// Answers to claims. A `Drop` also comes unasked, for what the worker runs in vain.
-    Verdicts(Vec<(TaskToken, Verdict)>),
+    /// Answers to claims, and what is to be stopped.
+    Verdicts(Vec<Told>),
 }
 
 impl ControlMessage {
@@ -144,7 +160,10 @@ mod tests {
 
     #[test]
     fn verdicts_survive_the_broker_and_strangers_are_named() {
-        let message = ControlMessage::Verdicts(vec![(TaskToken::from_untrusted("t"), Verdict::Run)]);
+        let token = TaskToken::from_untrusted("t");
+        let told = Told { token, returns: 1, delivered: Some(DeliveredAs::First), verdict: Verdict::Run };
+        let unasked = Told { returns: 0, delivered: None, verdict: Verdict::Drop, ..told.clone() };
+        let message = ControlMessage::Verdicts(vec![told, unasked]);
         let m = message.encode("q".into());
         assert_eq!(ControlMessage::decode(&m.body, &m.properties), Ok(message));
         assert!(ControlMessage::decode(&m.body, &Properties::default()).unwrap_err().contains("type"));

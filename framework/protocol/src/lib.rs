@@ -21,7 +21,7 @@ pub mod token;
 pub mod topology;
 
 pub use call::{IntegrationPattern, ServiceCall};
-pub use claim::{Alive, Claim, ControlMessage, DeliveredAs, Lease, Verdict};
+pub use claim::{Alive, Claim, ControlMessage, DeliveredAs, Lease, Told, Verdict};
 pub use dead_letter::{DeadLetter, DeadReason};
 pub use express::ExpressStart;
 pub use id::{ActivityArn, ArnError, ExecutionArn, ExecutionId, MapRunArn, Namespace, StateMachineArn};

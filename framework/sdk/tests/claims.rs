@@ -17,14 +17,16 @@ use stagepost_broker::{ConsumeOptions, Consumer, Error, Health, Published, Queue
 use stagepost_protocol::topology::Topology;
 use stagepost_protocol::{
     Claim, ControlMessage, DeliveredAs, ExecutionId, Lease, Message, Properties, Report, ReportOutcome,
-    RunnerId, TaskMessage, TaskToken, TokenKey, Verdict, error_names,
+    RunnerId, TaskMessage, TaskToken, TokenKey, Told, Verdict, error_names,
 };
 use tokio::sync::{Semaphore, watch};
 
 impl Coordinator {
     /// Tells a worker what to do with an attempt.
-    async fn tell(&self, holder: &str, id: &str, verdict: Verdict) {
-        let verdicts = ControlMessage::Verdicts(vec![(TaskToken::from_untrusted(id), verdict)]);
+    async fn tell(&self, holder: &str, id: &str, claim: Option<&Claim>, verdict: Verdict) {
+        let token = TaskToken::from_untrusted(id);
+        let (returns, delivered) = (claim.map_or(0, |c| c.returns), claim.map(|c| c.delivered));
+        let verdicts = ControlMessage::Verdicts(vec![Told { token, returns, delivered, verdict }]);
         let published = self.broker.publish(vec![verdicts.encode(self.topology.control(holder))]).await;
         published.into_iter().for_each(|published| published.unwrap());
     }
@@ -124,7 +126,19 @@ async fn what_another_worker_may_have_begun_is_claimed_and_not_run() {
         // It asks again until it is answered.
         assert_eq!(claimed(&c.any_report().await), &claim);
         assert_eq!(seen.begun(), 0);
-        c.tell(&lease.holder, "t", verdict).await;
+        // An answer to another claim of the attempt is none to this one.
+        for other in [Verdict::Run, Verdict::Drop] {
+            c.tell(&lease.holder, "t", Some(&Claim { returns: 6, ..claim.clone() }), other).await;
+            c.tell(
+                &lease.holder,
+                "t",
+                Some(&Claim { delivered: DeliveredAs::First, ..claim.clone() }),
+                other,
+            )
+            .await;
+        }
+        assert_eq!(claimed(&c.any_report().await), &claim);
+        c.tell(&lease.holder, "t", Some(&claim), verdict).await;
         if verdict == Verdict::Run {
             let ended = loop {
                 let report = c.any_report().await;
@@ -156,7 +170,8 @@ async fn a_worker_that_stood_still_asks_for_what_it_was_delivered() {
         let claim = claimed(&report).clone();
         assert_eq!((report.token.as_str(), claim.delivered), ("t", DeliveredAs::First));
         assert_eq!(seen.begun(), 1);
-        c.tell(&claim.lease.unwrap().holder, "t", verdict).await;
+        let holder = claim.lease.clone().unwrap().holder;
+        c.tell(&holder, "t", Some(&claim), verdict).await;
         // Then it trusts what it is delivered again.
         tokio::time::sleep(Duration::from_secs(6)).await;
         c.schedule("once", "after", &()).await;
@@ -246,7 +261,7 @@ async fn a_long_attempt_is_held_by_a_lease_and_not_by_its_delivery() {
     assert_eq!(c.broker.depth(&c.queue("long")).await.unwrap(), Some(0));
 }
 
-/// A worker that is killed leaves no delivery behind of what it has announced.
+/// A worker that is killed leaves no delivery behind of what it has announced, where it had no room for more.
 #[tokio::test(start_paused = true)]
 async fn what_was_announced_does_not_come_again() {
     let mut c = Coordinator::new().await;
@@ -255,14 +270,33 @@ async fn what_was_announced_does_not_come_again() {
     tasks.spawn(worker(&c, &seen, &open).run_until(std::future::pending()));
     let queue = c.queue("long");
     until("the queue is there", || async { c.broker.depth(&queue).await.unwrap().is_some() }).await;
+    c.schedule("long", "alone", &()).await;
+    held(&c.any_report().await);
     c.schedule("long", "announced", &()).await;
     held(&c.any_report().await);
-    // Its delivery is acknowledged within the next second.
+    // Both deliveries are acknowledged within the next second.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    c.schedule("long", "begun", &()).await;
-    until("the second one has begun", || async { seen.begun() == 2 }).await;
     tasks.shutdown().await;
-    until("the second one is back", || async { c.broker.depth(&queue).await.unwrap() == Some(1) }).await;
+    assert_eq!((seen.begun(), c.broker.depth(&queue).await.unwrap()), (2, Some(0)));
+}
+
+/// Where there is room its acknowledgement waits: what came while the consumer is changed would be flagged.
+#[tokio::test(start_paused = true)]
+async fn what_was_announced_is_acknowledged_late_where_there_is_room() {
+    for (minutes, left) in [(19, 1), (21, 0)] {
+        let mut c = Coordinator::new().await;
+        let (seen, open) = parts();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(worker(&c, &seen, &open).run_until(std::future::pending()));
+        let queue = c.queue("long");
+        until("the queue is there", || async { c.broker.depth(&queue).await.unwrap().is_some() }).await;
+        c.schedule("long", "alone", &()).await;
+        held(&c.any_report().await);
+        tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
+        tasks.shutdown().await;
+        until("what was open is back", || async { c.broker.depth(&queue).await.unwrap() == Some(left) })
+            .await;
+    }
 }
 
 /// The coordinator says that nobody wants the result any more.
@@ -273,7 +307,7 @@ async fn an_attempt_that_has_ended_elsewhere_is_cancelled() {
     let running = c.start(worker(&c, &seen, &open), &["long"]).await;
     c.schedule("long", "t", &()).await;
     let holder = held(&c.any_report().await).holder.clone();
-    c.tell(&holder, "t", Verdict::Drop).await;
+    c.tell(&holder, "t", None, Verdict::Drop).await;
     assert_eq!(c.ended().await.1.unwrap_err().0, error_names::CANCELLED);
     assert_eq!(*seen.cancelled.lock().unwrap(), [Cancelled::Ended]);
     running.stop().await.unwrap();

@@ -2,7 +2,7 @@
 
 use stagepost_engine::{Held, Input};
 use stagepost_protocol::{
-    Alive, Claim, ControlMessage, ExecutionId, Lease, TaskToken, Verdict, shard::Reply,
+    Alive, Claim, ControlMessage, ExecutionId, Lease, TaskToken, Told, Verdict, shard::Reply,
 };
 
 use super::{Deciding, round::Round, workers::LEASE_MILLIS_MAX};
@@ -48,6 +48,7 @@ impl Round<'_> {
         let millis = claim.lease.as_ref().map(|lease| lease.millis);
         let doubt_millis = self.deciding.workers.longest_lease(millis, self.now());
         let holder = claim.lease.as_ref().map(|lease| lease.holder.clone());
+        let (returns, delivered) = (claim.returns, Some(claim.delivered));
         if self.deciding.cache.contains(id) {
             let ignored = self.decide(id, Input::Claim { event_id, worker, claim, doubt_millis });
             if ignored.is_some() {
@@ -61,14 +62,15 @@ impl Round<'_> {
         let metrics = &self.deciding.shared.metrics;
         add(if granted { &metrics.claims_granted } else { &metrics.claims_dropped }, 1);
         if let Some(holder) = holder.filter(|_| !replied) {
-            self.tell(holder, token, if granted { Verdict::Run } else { Verdict::Drop });
+            let verdict = if granted { Verdict::Run } else { Verdict::Drop };
+            self.tell(holder, Told { token, returns, delivered, verdict });
         }
         if granted { Reply::Accepted } else { Reply::TaskTimedOut }
     }
 
     /// Tells a worker what to do with an attempt.
-    pub(super) fn tell(&mut self, holder: String, token: TaskToken, verdict: Verdict) {
-        self.verdicts.entry(holder).or_default().push((token, verdict));
+    pub(super) fn tell(&mut self, holder: String, told: Told) {
+        self.verdicts.entry(holder).or_default().push(told);
     }
 
     /// The messages to workers, for after the commit.

@@ -8,7 +8,7 @@ use stagepost_engine::{
 };
 use stagepost_protocol::{
     DeadReason, ExecutionId, MapRun, MapRunArn, Message, Parent, ParentKind, Report, ReportOutcome, ShardId,
-    ShardMessage, TaskToken, Timestamp, Verdict,
+    ShardMessage, Timestamp, Told, Verdict,
     approval::{Answer, ApprovalId},
     limits,
     shard::{Redrive, Reply, Start, Stop},
@@ -57,7 +57,7 @@ pub(super) struct Round<'a> {
     /// What happened to approvals.
     pub(super) approvals: BTreeMap<ApprovalId, Appended>,
     /// What workers are told, by worker.
-    pub(super) verdicts: BTreeMap<String, Vec<(TaskToken, Verdict)>>,
+    pub(super) verdicts: BTreeMap<String, Vec<Told>>,
 }
 
 pub(super) fn publish(declared: &mut HashSet<String>, decided: &mut Decided, message: Message) {
@@ -205,10 +205,10 @@ impl<'a> Round<'a> {
             return self.claim(id, event_id, report.token, report.worker, claim, self.volatile);
         }
         let holder = match &mut report.outcome {
-            ReportOutcome::Held { lease, .. } => {
+            ReportOutcome::Held { lease, returns } => {
                 self.hear(lease);
                 // Who asked for a reply learns it from that.
-                Some((lease.holder.clone(), report.token.clone())).filter(|_| !self.volatile)
+                Some((lease.holder.clone(), report.token.clone(), *returns)).filter(|_| !self.volatile)
             }
             ReportOutcome::Heartbeat => {
                 self.hear_heartbeat(id, event_id);
@@ -218,8 +218,10 @@ impl<'a> Round<'a> {
         };
         let reply = self.report_open(id, event_id, report, redelivered);
         // It would be run to its end in vain.
-        if let (Reply::TaskTimedOut | Reply::TaskDoesNotExist, Some((holder, token))) = (&reply, holder) {
-            self.tell(holder, token, Verdict::Drop);
+        if let (Reply::TaskTimedOut | Reply::TaskDoesNotExist, Some((holder, token, returns))) =
+            (&reply, holder)
+        {
+            self.tell(holder, Told { token, returns, delivered: None, verdict: Verdict::Drop });
         }
         reply
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use stagepost_broker::{Broker, Consumer, DeliveryTag};
 use stagepost_protocol::{
-    Claim, ControlMessage, DeliveredAs, Lease, Report, ReportOutcome, ShardMessage, TaskMessage, TaskToken,
+    Claim, ControlMessage, DeliveredAs, Lease, Report, ReportOutcome, ShardMessage, TaskMessage, Told,
     Verdict,
 };
 use tokio::sync::OwnedSemaphorePermit;
@@ -67,8 +67,8 @@ impl Control {
                     for answer in came {
                         match ControlMessage::decode(&answer.body, &answer.properties) {
                             Ok(ControlMessage::Verdicts(verdicts)) => {
-                                for (token, verdict) in verdicts {
-                                    self.answered(&token, verdict).await;
+                                for told in verdicts {
+                                    self.told(told).await;
                                 }
                             }
                             Err(error) => tracing::warn!("an answer of a coordinator cannot be read: {error}"),
@@ -119,32 +119,33 @@ impl Control {
         }
     }
 
-    async fn answered(&self, token: &TaskToken, verdict: Verdict) {
+    async fn told(&self, told: Told) {
         for (registration, ledger) in &self.activities {
-            if let Some(claiming) = ledger.take_claim(token) {
-                let execution_arn = claiming.task.execution.as_str();
-                let (activity, attempt) = (registration.name, claiming.task.attempt);
-                match verdict {
-                    Verdict::Run => {
-                        tracing::info!(
-                            activity,
-                            execution_arn,
-                            attempt,
-                            "a task that came again is this worker's"
-                        );
-                        attempt::begin_granted(&self.shared, ledger, registration, claiming);
-                    }
-                    Verdict::Drop => {
-                        tracing::info!(activity, execution_arn, attempt, "a task that came again is dropped");
-                        ledger.ack(&[claiming.delivered]).await;
-                    }
+            let Some(delivered) = told.delivered else {
+                if let Some(attempt) = ledger.find_token(&told.token)
+                    && attempt.returns() <= told.returns
+                {
+                    attempt.cancel(Cancelled::Ended);
                 }
-                return;
-            }
-            // Unasked: it has ended elsewhere.
-            if let (Verdict::Drop, Some(attempt)) = (verdict, ledger.find_token(token)) {
-                attempt.cancel(Cancelled::Ended);
-                return;
+                continue;
+            };
+            let Some(claiming) = ledger.take_claim(&told.token, told.returns, delivered) else { continue };
+            let execution_arn = claiming.task.execution.as_str();
+            let (activity, attempt) = (registration.name, claiming.task.attempt);
+            match told.verdict {
+                Verdict::Run => {
+                    tracing::info!(
+                        activity,
+                        execution_arn,
+                        attempt,
+                        "a task that was asked for is this worker's"
+                    );
+                    attempt::begin_granted(&self.shared, ledger, registration, claiming);
+                }
+                Verdict::Drop => {
+                    tracing::info!(activity, execution_arn, attempt, "a task that was asked for is dropped");
+                    ledger.ack(&[claiming.delivered]).await;
+                }
             }
         }
     }

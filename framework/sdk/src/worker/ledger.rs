@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 
 use stagepost_broker::{Acker, DeliveryTag};
-use stagepost_protocol::TaskToken;
+use stagepost_protocol::{DeliveredAs, TaskToken};
 use tokio::sync::{Mutex, Notify};
 
 use super::control::Claiming;
@@ -55,6 +55,9 @@ impl Ledger {
     pub(super) async fn ack(&self, tags: &[DeliveryTag]) {
         let Some(acker) = &self.acker else { return };
         let mut open = self.open.lock().await;
+        if let Some(waiting) = &mut open.waiting {
+            return waiting.extend(tags);
+        }
         let plan = open.settle(tags);
         if let Some(tag) = plan.up_to {
             acker.ack_up_to(tag).await;
@@ -62,6 +65,25 @@ impl Ledger {
         for tag in plan.single {
             acker.ack(tag).await;
         }
+    }
+
+    /// From now on acknowledgements wait, so the broker sends no more than there is room for now.
+    pub(super) async fn pause(&self) {
+        self.open.lock().await.waiting.get_or_insert_default();
+    }
+
+    /// Acknowledges what was to be acknowledged since [`Ledger::pause`].
+    pub(super) async fn resume(&self) {
+        let waiting = self.open.lock().await.waiting.take();
+        self.ack(&waiting.unwrap_or_default()).await;
+    }
+
+    /// Whether the broker has nothing on its way to a consumer that it sends so many unsettled deliveries.
+    pub(super) async fn is_full(&self, admitted: u16) -> bool {
+        let open = self.open.lock().await;
+        let unsettled =
+            open.deliveries.iter().filter(|(tag, standing)| *standing == Standing::Open && open.counts(*tag));
+        unsettled.count() >= usize::from(admitted)
     }
 
     /// Gives a delivery back.
@@ -103,16 +125,24 @@ impl Ledger {
         self.claims().values_mut().for_each(look);
     }
 
-    pub(super) fn take_claim(&self, token: &TaskToken) -> Option<Claiming> {
-        self.claims().remove(token.as_str())
+    /// Takes the claim of a message that was given out and delivered so; not one of another message of the attempt.
+    pub(super) fn take_claim(
+        &self,
+        token: &TaskToken,
+        returns: u32,
+        delivered: DeliveredAs,
+    ) -> Option<Claiming> {
+        let mut claims = self.claims();
+        let asked = claims.get(token.as_str())?;
+        if (asked.task.returns, asked.copy) != (returns, delivered) {
+            return None;
+        }
+        claims.remove(token.as_str())
     }
 
-    /// Gives up all claims; their deliveries go back.
-    pub(super) async fn give_up_claims(&self) {
-        let claims = std::mem::take(&mut *self.claims());
-        for claiming in claims.into_values() {
-            self.requeue(claiming.delivered).await;
-        }
+    /// Takes all claims.
+    pub(super) fn take_claims(&self) -> Vec<Claiming> {
+        std::mem::take(&mut *self.claims()).into_values().collect()
     }
 
     /// From now on no delivery counts that has come before.
@@ -180,6 +210,8 @@ struct Open {
     /// The newest delivery, and the newest of those that the broker does not count any more.
     last: Option<DeliveryTag>,
     uncounted: Option<DeliveryTag>,
+    /// Acknowledgements that wait.
+    waiting: Option<Vec<DeliveryTag>>,
 }
 
 /// Which acknowledgements to send, in this order.
@@ -253,7 +285,7 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
-    use stagepost_protocol::{DeliveredAs, Lease, Payload, TaskMessage};
+    use stagepost_protocol::{Lease, Payload, TaskMessage};
 
     use super::*;
 
@@ -329,8 +361,10 @@ mod tests {
             let claiming = Claiming { task: task.clone(), delivered: tag(n), copy, lease, asked: None, slot };
             assert_eq!(ledger.claim(claiming).map(|before| before.delivered), (n == 2).then_some(tag(1)));
         }
-        let claiming = ledger.take_claim(&task.token).unwrap();
-        assert_eq!((claiming.copy, claiming.delivered), (DeliveredAs::Redelivered, tag(2)));
+        assert!(ledger.take_claim(&task.token, 0, DeliveredAs::First).is_none(), "that was another claim");
+        assert!(ledger.take_claim(&task.token, 1, DeliveredAs::Redelivered).is_none());
+        let claiming = ledger.take_claim(&task.token, 0, DeliveredAs::Redelivered).unwrap();
+        assert_eq!(claiming.delivered, tag(2));
     }
 
     #[test]

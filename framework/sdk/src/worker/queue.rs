@@ -3,6 +3,11 @@
 //! An attempt that runs for long is not stood for by its delivery: that is acknowledged once its announcement has
 //! arrived. The broker would send another task for it, which would wait here, so the consumer is changed first to admit
 //! only as many as there are free slots. Short attempts never come to that.
+//!
+//! A quorum queue that is told to end or change a consumer takes back what it is just giving to it, and flags that as
+//! delivered, although nobody has seen it; whoever gets it must take it for begun. So a consumer is changed when it has
+//! no room, for then nothing is on its way to it; and before it ends, what comes is taken until there is no room, or
+//! nothing more comes. Only a task that comes in the few milliseconds after that can still be flagged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +15,7 @@ use std::time::Duration;
 use stagepost_broker::{Broker, Consumer, Delivery, DeliveryTag, Error};
 use stagepost_protocol::{DeadLetter, DeadReason, DeliveredAs, Lease, Message, TaskMessage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt;
@@ -21,6 +27,12 @@ use crate::context::Attempt;
 
 /// How often it is looked whether the consumer is to be changed.
 const ADJUST_EVERY: Duration = Duration::from_secs(1);
+/// A delivery is acknowledged after so long, whatever is on its way: RabbitMQ closes a channel with one that is open for
+/// 30 minutes.
+const ACK_LATEST: Duration = Duration::from_secs(20 * 60);
+/// When a worker stops, it waits so long for a further task, and for all of them.
+const QUIET: Duration = Duration::from_millis(50);
+const LAST_WITHIN: Duration = Duration::from_secs(1);
 
 /// One activity's consumer.
 pub(super) struct Queue {
@@ -88,18 +100,43 @@ impl Queue {
                 }
             }
         }
-        consumer.cancel().await;
-        while let Some(batch) = consumer.next(usize::MAX).await {
-            self.ledger.delivered(batch.iter().map(|delivery| delivery.tag)).await;
-            for delivery in batch {
-                self.give_back(delivery).await;
-            }
+        for delivery in self.last_deliveries(&mut *consumer, admitted).await {
+            let task = TaskMessage::decode(&self.name, &delivery.body, &delivery.properties).ok();
+            let copy = task.as_ref().map(|task| DeliveredAs::of(delivery.redelivered, task.republished));
+            self.give_back(task.filter(|_| copy == Some(DeliveredAs::First)), delivery.tag).await;
         }
-        self.ledger.give_up_claims().await;
+        for claiming in self.ledger.take_claims() {
+            let first = Some(claiming.task).filter(|_| claiming.copy == DeliveredAs::First);
+            self.give_back(first, claiming.delivered).await;
+        }
         Ok(consumer)
     }
 
-    /// Lets the broker send as many tasks as there are free slots, and acknowledges what it would otherwise count.
+    /// Ends a consumer that is sent so many unsettled deliveries; gives what has come and was not taken.
+    async fn last_deliveries(&self, consumer: &mut dyn Consumer, admitted: u16) -> Vec<Delivery> {
+        let mut last = Vec::new();
+        let note = async |last: &mut Vec<Delivery>, batch: Vec<Delivery>| {
+            self.ledger.delivered(batch.iter().map(|delivery| delivery.tag)).await;
+            last.extend(batch);
+        };
+        self.ledger.pause().await;
+        let begun = Instant::now();
+        while begun.elapsed() < LAST_WITHIN
+            && !self.ledger.is_full(admitted).await
+            && let Ok(Some(batch)) = tokio::time::timeout(QUIET, consumer.next(usize::MAX)).await
+        {
+            note(&mut last, batch).await;
+        }
+        consumer.cancel().await;
+        while let Some(batch) = consumer.next(usize::MAX).await {
+            note(&mut last, batch).await;
+        }
+        self.ledger.resume().await;
+        last
+    }
+
+    /// Lets the broker send as many tasks as there are free slots, and acknowledges what it would otherwise count; not
+    /// before nothing is on its way, if possible.
     async fn adjust(&self, consumer: &mut dyn Consumer, slots: &Semaphore, admitted: &mut u16) {
         let held = |attempt: &Arc<Attempt>| {
             let progress = attempt.progress();
@@ -111,7 +148,22 @@ impl Queue {
         if held.is_empty() && usize::from(*admitted) + uncounted == usize::from(self.slots) {
             return;
         }
-        *admitted = u16::try_from(free).unwrap_or(u16::MAX);
+        self.ledger.pause().await;
+        let overdue = held.iter().any(|attempt| attempt.started.elapsed() >= ACK_LATEST);
+        if overdue || self.ledger.is_full(*admitted).await {
+            self.change(consumer, slots, admitted, &held).await;
+        }
+        self.ledger.resume().await;
+    }
+
+    async fn change(
+        &self,
+        consumer: &mut dyn Consumer,
+        slots: &Semaphore,
+        admitted: &mut u16,
+        held: &[Arc<Attempt>],
+    ) {
+        *admitted = u16::try_from(slots.available_permits()).unwrap_or(u16::MAX);
         consumer.admit(*admitted).await;
         self.ledger.count_anew().await;
         // Some may have ended meanwhile, and then have none any more.
@@ -120,21 +172,16 @@ impl Queue {
         self.ledger.ack(&tags).await;
     }
 
-    /// Gives back what was delivered and not begun. Another worker gets it at once, unless it may have been begun
-    /// elsewhere: then it looks as it did here.
-    async fn give_back(&self, delivery: Delivery) {
-        let task = TaskMessage::decode(&self.name, &delivery.body, &delivery.properties).ok();
-        let first = |task: &TaskMessage| {
-            DeliveredAs::of(delivery.redelivered, task.republished) == DeliveredAs::First
-        };
-        let task = task.filter(first);
-        let lease = task.as_ref().and_then(|task| self.lease(task));
-        match task.zip(lease) {
+    /// Gives back what was not begun. `first`: the task, where this was its first delivery. Another worker gets it at once
+    /// then; if not, it may have been begun elsewhere, and looks to the next worker as it did here.
+    async fn give_back(&self, first: Option<TaskMessage>, tag: DeliveryTag) {
+        let lease = first.as_ref().and_then(|task| self.lease(task));
+        match first.zip(lease) {
             Some((task, lease)) => {
                 let (shared, ledger) = (&self.shared, &self.ledger);
-                attempt::give_back(shared, ledger, &self.registration, task, delivery.tag, lease).await;
+                attempt::give_back(shared, ledger, &self.registration, task, tag, lease).await;
             }
-            None => self.ledger.requeue(delivery.tag).await,
+            None => self.ledger.requeue(tag).await,
         }
     }
 

@@ -40,6 +40,13 @@ impl SimConsumer {
         SimConsumer { process, source, wake, acker: Arc::new(acker), cancelled: false }
     }
 
+    /// How many deliveries a cancellation overtakes. An in-process broker does not know that.
+    fn overtaken(&self) -> usize {
+        let world = &self.process.world;
+        let overtakes = !world.embedded && self.source.prefetch.is_some() && world.happens(500_000);
+        if overtakes { usize::try_from(world.rng.below(3)).unwrap_or(0) } else { 0 }
+    }
+
     /// Consumes anew, once the connection is back.
     async fn rebuild(&self) {
         connected(&self.process).await;
@@ -92,13 +99,15 @@ impl Consumer for SimConsumer {
         self.process.live().await;
         let Some(prefetch) = &mut self.source.prefetch else { return };
         *prefetch = usize::from(further);
-        self.process.world.broker().admit(&self.source.queue, self.acker.link().id, usize::from(further));
+        let (id, overtaken) = (self.acker.link().id, self.overtaken());
+        self.process.world.broker().admit(&self.source.queue, id, usize::from(further), overtaken);
     }
 
     async fn cancel(&mut self) {
         self.process.live().await;
         self.cancelled = true;
-        self.process.world.broker().cancel(&self.source.queue, self.acker.link().id);
+        let (id, overtaken) = (self.acker.link().id, self.overtaken());
+        self.process.world.broker().cancel(&self.source.queue, id, overtaken);
     }
 
     fn acker(&self) -> Arc<dyn Acker> {

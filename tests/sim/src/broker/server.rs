@@ -250,9 +250,10 @@ impl Server {
         Found::Deliveries(consumer.coming.drain(..arrived).map(|(_, delivery)| delivery).collect())
     }
 
-    /// Changes how many deliveries a consumer gets; those on their way count.
-    pub(crate) fn admit(&mut self, queue: &str, id: u64, further: usize) {
+    /// Changes how many deliveries a consumer gets; those on their way count. `overtaken`: as when it is cancelled.
+    pub(crate) fn admit(&mut self, queue: &str, id: u64, further: usize, overtaken: usize) {
         let Some(queue) = self.queues.get_mut(queue) else { return };
+        queue.overtake(id, overtaken);
         if let Some(consumer) = queue.consumers.get_mut(&id) {
             consumer.prefetch = Some(further);
             consumer.uncounted = consumer.last_tag - consumer.coming.len() as u64;
@@ -260,11 +261,14 @@ impl Server {
         queue.push();
     }
 
-    /// Ends deliveries to a consumer; those on their way still arrive.
-    pub(crate) fn cancel(&mut self, queue: &str, id: u64) {
-        if let Some(consumer) = self.queues.get_mut(queue).and_then(|q| q.consumers.get_mut(&id)) {
+    /// Ends deliveries to a consumer; those on their way still arrive, but for the last ones, `overtaken` in number.
+    pub(crate) fn cancel(&mut self, queue: &str, id: u64, overtaken: usize) {
+        let Some(queue) = self.queues.get_mut(queue) else { return };
+        if let Some(consumer) = queue.consumers.get_mut(&id) {
             consumer.cancelled = true;
         }
+        queue.overtake(id, overtaken);
+        queue.push();
     }
 
     pub(crate) fn remove_consumer(&mut self, queue: &str, id: u64) {
@@ -324,6 +328,18 @@ impl Queue {
         stored.redelivered = true;
         let at = self.ready.partition_point(|other| other.place < stored.place);
         self.ready.insert(at, stored);
+    }
+
+    /// What RabbitMQ's quorum queues do when a consumer is cancelled: messages that were given to it and had not left
+    /// the broker go back, marked as delivered before, although nobody has seen them.
+    fn overtake(&mut self, id: u64, count: usize) {
+        for _ in 0..count {
+            let Some(consumer) = self.consumers.get_mut(&id) else { return };
+            let Some((_, delivery)) = consumer.coming.pop_back() else { return };
+            if let Some(stored) = consumer.unsettled.remove(&delivery.tag.tag) {
+                self.put_back(stored);
+            }
+        }
     }
 
     fn remove_consumer(&mut self, id: u64) {
