@@ -26,7 +26,7 @@ pub const HEADER_RESOURCE: &str = "stagepost-resource";
 pub const HEADER_FUNCTION: &str = "stagepost-function";
 /// Header: heartbeats must come at least this often, in milliseconds.
 pub const HEADER_HEARTBEAT: &str = "stagepost-heartbeat";
-/// Header: this message was published again after a crash and may be a repetition.
+/// Header: this message was published again, after a crash or from the dead letters, and may be a repetition.
 pub const HEADER_REPUBLISHED: &str = "stagepost-republished";
 /// Header: the fairness key.
 pub const HEADER_FAIRNESS_KEY: &str = "stagepost-fairness-key";
@@ -164,7 +164,8 @@ pub struct Message {
 }
 
 impl Message {
-    /// Marks it as one that the broker may have already: whoever gets it must know that it may be the second one.
+    /// Marks it as one that the broker may have, or have had, already: whoever gets it must know that it may be the
+    /// second one.
     pub fn mark_republished(&mut self) {
         self.properties.headers.insert(HEADER_REPUBLISHED.to_owned(), HeaderValue::Bool(true));
     }
@@ -202,7 +203,7 @@ pub struct TaskMessage {
     pub priority: u8,
     /// Tasks of one key are served in turn with those of other keys. Empty: none.
     pub fairness_key: String,
-    /// Published again after a crash.
+    /// Published again: after a crash, or from the dead letters.
     pub republished: bool,
     /// W3C trace context, passed on.
     pub traceparent: Option<String>,
