@@ -5,7 +5,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use stagepost_tests::{Servers, Site, until};
 
-use crate::{PATIENCE, letter, run};
+use crate::{PATIENCE, ended, letter, output, run};
 
 /// What `stagepost dead-letters …` prints as JSON.
 async fn cli(site: &Site, arguments: &[&str]) -> (Option<i32>, Value) {
@@ -125,6 +125,46 @@ async fn dead_letters_of_the_broker_are_kept_and_those_beyond_the_limit_wait() {
     }
     bodies.sort_unstable();
     assert_eq!(bodies, (0..40).collect::<Vec<_>>());
+}
+
+/// A task that lies twice, once among the dead letters: requeued, it is asked about, and nobody is given it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_requeued_task_is_claimed() {
+    let Some(servers) = Servers::shared().await else { return };
+    let site = Site::on(&servers);
+    let _server = site.start().await;
+    let mut queues = servers.queues().await;
+    let activity = site.api.call("CreateActivity", &json!({"name": "ask"})).await.unwrap();
+    let poll = json!({"activityArn": activity["activityArn"]});
+    let definition = json!({"StartAt": "Ask", "States": {"Ask": {
+        "Type": "Task", "Resource": activity["activityArn"], "End": true
+    }}});
+    let machine = site.api.deploy("asks", &definition.to_string()).await.unwrap();
+    let execution = site.api.start(&machine, "{}", None).await.unwrap();
+    let queue = servers.queue("activity.ask");
+    let task = queues.taken(&queue, PATIENCE).await;
+    queues.publish(&queue, &task.body, task.properties.clone()).await;
+    // As RabbitMQ moves it there.
+    let mut headers = task.properties.headers().clone().unwrap();
+    headers.insert("x-first-death-queue".into(), AMQPValue::LongString(queue.as_str().into()));
+    let dead = task.properties.clone().with_headers(headers);
+    queues.publish(&servers.queue("dead-letters"), &task.body, dead).await;
+    let letters = listed(&site, 1).await;
+    let id = letters[0]["deadLetterId"].as_str().unwrap();
+
+    let begun = site.api.call("GetActivityTask", &poll).await.unwrap();
+    let token = begun["taskToken"].as_str().expect("the task is there");
+    let (_, answer) = cli(&site, &["requeue", id]).await;
+    assert_eq!(answer, json!({"requeued": [id], "failures": []}));
+    tokio::select! {
+        again = site.api.call("GetActivityTask", &poll) => panic!("given out again: {again:?}"),
+        () = until("the claim is answered", PATIENCE, async || {
+            let dropped = site.metric("stagepost_coordinator_claims_dropped").await;
+            (dropped == Some(1.0)).then_some(())
+        }) => {}
+    }
+    site.api.send_success(token, "1").await.unwrap();
+    assert_eq!(output(&ended(&site.api, &execution).await), 1);
 }
 
 /// An execution can send what it likes to a queue of ours.

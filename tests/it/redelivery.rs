@@ -30,13 +30,16 @@ async fn connect(servers: &Servers) -> Connection {
     Connection::connect(&servers.amqp_url, ConnectionProperties::default()).await.unwrap()
 }
 
-/// Declares a queue of this type and puts messages 0 to 9 on it, all confirmed.
+/// Declares a queue of this type, as a broker of ours would, and puts messages 0 to 9 on it, all confirmed.
 async fn fill(connection: &Connection, queue: &str, kind: &str) {
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+    if kind == "quorum" {
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(i32::MAX));
+    }
     channel.queue_declare(queue.into(), options, arguments).await.unwrap();
     for n in 0..MESSAGES {
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());

@@ -34,8 +34,9 @@ async fn every_second_has_its_execution(site: &Site) {
     let mut server = site.start().await;
     site.api.deploy("tick", PASS).await.unwrap();
     let input = r#"{"at": "<aws.scheduler.scheduled-time>"}"#;
-    let created =
-        site.cli(&["schedule", "create", "seconds", "rate(1 second)", "tick", "--input", input]).await;
+    let create =
+        ["schedule", "create", "seconds", "rate(1 second)", "--state-machine", "tick", "--input", input];
+    let created = site.cli(&create).await;
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
     let mut random = Random::seeded();
     for _ in 0..3 {
@@ -89,7 +90,9 @@ async fn past_times_are_made_up_for_and_the_command_line_shows_them() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    run(&["create", "daily", "0 9 * * *", "report", "--time-zone", "Europe/Berlin"]).await;
+    let create =
+        ["create", "daily", "0 9 * * *", "--state-machine", "report", "--time-zone", "Europe/Berlin"];
+    run(&create).await;
     assert!(run(&["list"]).await.contains("daily  ACTIVE  0 9 * * *   Europe/Berlin"));
     let next = run(&["next", "daily", "--after", "2026-03-28T00:00:00Z", "--max", "2"]).await;
     assert_eq!(next, "2026-03-28T08:00:00.000Z\n2026-03-29T07:00:00.000Z\n");

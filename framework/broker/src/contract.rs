@@ -59,6 +59,7 @@ cases! {
     messages_come_in_the_order_of_publishing
     no_more_than_the_prefetch_is_unsettled
     a_requeued_delivery_comes_again_flagged
+    a_message_may_come_again_as_often_as_it_likes
     a_dropped_consumer_gives_its_deliveries_back
     a_cancelled_consumer_settles_what_it_took
     a_cancelled_consumer_ends_though_there_was_room_for_more
@@ -235,6 +236,24 @@ async fn a_requeued_delivery_comes_again_flagged(f: Fixture) {
         consumer.acker().ack(came[0].tag).await;
     }
     assert_eq!(flags, BTreeMap::from([("a".to_owned(), true), ("c".to_owned(), false)]));
+}
+
+/// RabbitMQ 4 drops what came again 20 times, unless the queue says otherwise.
+async fn a_message_may_come_again_as_often_as_it_likes(f: Fixture) {
+    let queue = f.queue("again").await;
+    f.publish(&queue, ["a"]).await;
+    let mut consumer = f.consume(&queue, 1).await;
+    for time in 0..30 {
+        let came = take(&mut *consumer, 1).await;
+        assert_eq!((texts(&came), came[0].redelivered), (vec!["a".to_owned()], time > 0));
+        consumer.acker().requeue(came[0].tag).await;
+    }
+    // Not by being given back alone, but with its consumer too.
+    for _ in 0..30 {
+        drop(consumer);
+        consumer = f.consume(&queue, 1).await;
+        assert_eq!(texts(&take(&mut *consumer, 1).await), ["a"]);
+    }
 }
 
 async fn a_dropped_consumer_gives_its_deliveries_back(f: Fixture) {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     HeaderValue, Message, Payload, Properties, Timestamp,
-    message::{HEADER_DEAD_LETTER, HEADER_REASON, HEADER_REASON_KIND, HEADER_SOURCE},
+    message::{HEADER_DEAD_LETTER, HEADER_REASON, HEADER_REASON_KIND, HEADER_SOURCE, HEADER_TASK_TOKEN},
 };
 
 /// What the broker adds to a message that it delivers again, or that it moves to a dead-letter exchange by itself.
@@ -202,9 +202,15 @@ impl DeadLetter {
         })
     }
 
-    /// The message as it was, for a queue.
+    /// The message as it was, for a queue. A task is marked as published again: nobody knows whether it was delivered
+    /// before, and begun. To what is no task the mark would mean nothing.
     pub fn revive(self, queue: String) -> Message {
-        Message { queue, body: self.body, properties: self.properties, persistent: true }
+        let task = self.properties.headers.contains_key(HEADER_TASK_TOKEN);
+        let mut message = Message { queue, body: self.body, properties: self.properties, persistent: true };
+        if task {
+            message.mark_republished();
+        }
+        message
     }
 }
 
@@ -305,6 +311,17 @@ mod tests {
             assert_eq!((kept.kind, kept.taken_at), (DeadReason::NotJson, at));
             assert_eq!(kept.revive("orders".into()), Message { persistent: true, ..original });
         }
+    }
+
+    #[test]
+    fn a_task_that_is_revived_may_have_been_begun() {
+        let mut task = message(b"{}");
+        task.properties.headers.insert(HEADER_TASK_TOKEN.to_owned(), "t".into());
+        let buried = DeadLetter::bury("d".into(), task.clone(), DeadReason::Other, "r", ID.into());
+        let (_, letter) = DeadLetter::read(buried.body, buried.properties, Timestamp::from_millis(17));
+        task.mark_republished();
+        task.persistent = true;
+        assert_eq!(letter.revive("orders".into()), task);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub const HEADER_RESOURCE: &str = "stagepost-resource";
 pub const HEADER_FUNCTION: &str = "stagepost-function";
 /// Header: heartbeats must come at least this often, in milliseconds.
 pub const HEADER_HEARTBEAT: &str = "stagepost-heartbeat";
-/// Header: this message was published again after a crash and may be a repetition.
+/// Header: this message was published again, after a crash or from the dead letters, and may be a repetition.
 pub const HEADER_REPUBLISHED: &str = "stagepost-republished";
 /// Header of a task message: how often its attempt had been given back.
 pub const HEADER_RETURNS: &str = "stagepost-returns";
@@ -166,7 +166,8 @@ pub struct Message {
 }
 
 impl Message {
-    /// Marks it as one that the broker may have already: whoever gets it must know that it may be the second one.
+    /// Marks it as one that the broker may have, or have had, already: whoever gets it must know that it may be the
+    /// second one.
     pub fn mark_republished(&mut self) {
         self.properties.headers.insert(HEADER_REPUBLISHED.to_owned(), HeaderValue::Bool(true));
     }
@@ -204,7 +205,7 @@ pub struct TaskMessage {
     pub priority: u8,
     /// Tasks of one key are served in turn with those of other keys. Empty: none.
     pub fairness_key: String,
-    /// Published again after a crash.
+    /// Published again: after a crash, or from the dead letters.
     pub republished: bool,
     /// How often the attempt had been given back when it was given out with this message: what was given out before is
     /// to be run by nobody any more.

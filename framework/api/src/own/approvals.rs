@@ -9,8 +9,9 @@ use stagepost_protocol::{
         NAME_CHARS_MAX, RECORD_KIND, Via,
     },
 };
-use stagepost_store::{ListRecords, Record};
+use stagepost_store::Record;
 
+use super::records;
 use crate::{
     approvals::{self, Verdict},
     operations::{Answer, Context},
@@ -46,15 +47,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let token = m.text("nextToken", TOKEN);
     m.finish()?;
     let listing = format!("ListApprovals {} {status:?} {approver:?}", cx.namespace);
-    let query = ListRecords {
-        kind: RECORD_KIND.to_owned(),
-        namespace: Some(cx.namespace.clone()),
-        label: status.map(str::to_owned),
-        descending: false,
-        limit,
-        after: page::after(&listing, token)?,
-    };
-    let found = cx.api.reader.records(&query).await?;
+    let found = records(cx, RECORD_KIND, status, limit, page::after(&listing, token)?).await?;
     let mut listed = Vec::with_capacity(found.items.len());
     for record in &found.items {
         let approval = approvals::read(record)?;
@@ -62,11 +55,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
             listed.push(summary(record, &approval));
         }
     }
-    let mut answer = json!({ "approvals": listed });
-    if let Some(next) = found.next {
-        answer["nextToken"] = page::token(&listing, &next).into();
-    }
-    Ok(answer)
+    Ok(page::answer("approvals", listed, &listing, found.next.as_deref()))
 }
 
 /// DescribeApproval: what is asked, and all that happened to it.

@@ -56,11 +56,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
             break;
         }
     }
-    let mut answer = json!({ "deadLetters": found });
-    if let Some(next) = after {
-        answer["nextToken"] = page::token(&listing, &next).into();
-    }
-    Ok(answer)
+    Ok(page::answer("deadLetters", found, &listing, after.as_deref()))
 }
 
 /// DescribeDeadLetter.

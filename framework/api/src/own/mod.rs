@@ -7,7 +7,12 @@ mod schedules;
 mod signals;
 mod triggers;
 
-use crate::operations::operations;
+use stagepost_store::{ListRecords, Page, Record};
+
+use crate::{
+    operations::{Context, operations},
+    wire::ApiError,
+};
 
 operations! {
     /// The operations of Stagepost that there are.
@@ -37,4 +42,23 @@ operations! {
     "SignalExecution" => signals::send,
     "UpdateSchedule" => schedules::update,
     "UpdateTrigger" => triggers::update,
+}
+
+/// A page of the records of a kind in the caller's namespace, by their keys; of all, or of those with a label.
+async fn records(
+    cx: &Context<'_>,
+    kind: &str,
+    label: Option<&str>,
+    limit: usize,
+    after: Option<String>,
+) -> Result<Page<Record>, ApiError> {
+    let query = ListRecords {
+        kind: kind.to_owned(),
+        namespace: Some(cx.namespace.clone()),
+        label: label.map(str::to_owned),
+        descending: false,
+        limit,
+        after,
+    };
+    Ok(cx.api.reader.records(&query).await?)
 }

@@ -5,8 +5,9 @@ use stagepost_protocol::{Payload, Timestamp};
 use stagepost_schedule::{
     Backfill, BackfillError, Fired, Outcome, Overlap, RECORD_KIND, Schedule, Settings, SettingsError, Times,
 };
-use stagepost_store::{ListRecords, Record, StateMachineRow};
+use stagepost_store::{Record, StateMachineRow};
 
+use super::records;
 use crate::{
     operations::{Answer, Context},
     states::{now, state_machines},
@@ -21,7 +22,6 @@ const NAME: Text = Text::new(1, 64);
 const EXPRESSION: Text = Text::new(1, 256);
 const TIME_ZONE: Text = Text::new(1, 64);
 const TIME: Text = Text::new(1, 64);
-const OVERLAPS: &[&str] = &["ALLOW_ALL", "SKIP", "BUFFER_ONE", "CANCEL_OTHER"];
 const STATUSES: &[&str] = &["ACTIVE", "PAUSED", "ENDED"];
 
 /// A missed firing is made up for so long unless the schedule says otherwise.
@@ -47,7 +47,8 @@ impl Request {
         let time_zone = m.text("timeZone", TIME_ZONE).unwrap_or("UTC");
         let machine = m.required_text("stateMachineArn", ARN);
         let input = m.text("input", DATA).unwrap_or("{}");
-        let overlap = m.one_of("overlapPolicy", OVERLAPS).and_then(Overlap::parse).unwrap_or_default();
+        let overlap = m.one_of("overlapPolicy", &Overlap::ALL.map(Overlap::as_str));
+        let overlap = overlap.and_then(Overlap::parse).unwrap_or_default();
         let jitter = m.integer("jitterSeconds", 0, u32::MAX.into());
         let catch_up = m.integer("catchUpWindowSeconds", 0, u32::MAX.into());
         let (starts_at, ends_at) = (m.text("startTime", TIME), m.text("endTime", TIME));
@@ -185,24 +186,12 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let token = m.text("nextToken", Text::new(1, 3096));
     m.finish()?;
     let listing = format!("ListSchedules {} {}", cx.namespace, status.unwrap_or(""));
-    let query = ListRecords {
-        kind: RECORD_KIND.to_owned(),
-        namespace: Some(cx.namespace.clone()),
-        label: status.map(str::to_owned),
-        descending: false,
-        limit,
-        after: page::after(&listing, token)?,
-    };
-    let found = cx.api.reader.records(&query).await?;
+    let found = records(cx, RECORD_KIND, status, limit, page::after(&listing, token)?).await?;
     let mut schedules = Vec::with_capacity(found.items.len());
     for record in &found.items {
         schedules.push(Value::Object(summary(&record.key, &read(record)?)));
     }
-    let mut answer = json!({ "schedules": schedules });
-    if let Some(next) = found.next {
-        answer["nextToken"] = page::token(&listing, &next).into();
-    }
-    Ok(answer)
+    Ok(page::answer("schedules", schedules, &listing, found.next.as_deref()))
 }
 
 /// ListScheduleTimes: when a schedule, or an expression that is to become one, will fire.

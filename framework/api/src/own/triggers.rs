@@ -7,8 +7,8 @@ use stagepost_coordinator::triggers::{
     self, BodyFormat, PREFETCH_DEFAULT, PREFETCH_MAX, Source, Status, StoredTrigger, TRIGGERS_MAX, Trigger,
 };
 use stagepost_protocol::StateMachineArn;
-use stagepost_store::ListRecords;
 
+use super::records;
 use crate::{
     operations::{Answer, Context},
     states::now,
@@ -137,15 +137,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let token = m.text("nextToken", Text::new(1, 1024));
     m.finish()?;
     let listing = format!("ListTriggers {} {status:?}", cx.namespace);
-    let query = ListRecords {
-        kind: StoredTrigger::RECORD.to_owned(),
-        namespace: Some(cx.namespace.clone()),
-        label: status.map(str::to_owned),
-        descending: false,
-        limit,
-        after: page::after(&listing, token)?,
-    };
-    let found = cx.api.reader.records(&query).await?;
+    let found = records(cx, StoredTrigger::RECORD, status, limit, page::after(&listing, token)?).await?;
     let (mut items, mut machines) = (Vec::new(), BTreeMap::new());
     for stored in found.items.iter().filter_map(StoredTrigger::from_record) {
         let arn = &stored.trigger.state_machine_arn;
@@ -159,11 +151,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
         };
         items.push(item(&stored, exists));
     }
-    let mut answer = json!({ "triggers": items });
-    if let Some(next) = found.next {
-        answer["nextToken"] = page::token(&listing, &next).into();
-    }
-    Ok(answer)
+    Ok(page::answer("triggers", items, &listing, found.next.as_deref()))
 }
 
 /// DeleteTrigger. The binding to an exchange is taken back by the coordinators, some seconds later.

@@ -58,11 +58,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let after = page::after(&listing, token)?;
     let found = cx.api.reader.activities(&cx.namespace, limit, after.as_deref()).await?;
     let items: Vec<Value> = found.items.iter().map(item).collect();
-    let mut answer = json!({ "activities": items });
-    if let Some(next) = found.next {
-        answer["nextToken"] = page::token(&listing, &next).into();
-    }
-    Ok(answer)
+    Ok(page::answer("activities", items, &listing, found.next.as_deref()))
 }
 
 /// DeleteActivity. Deleting what is not there succeeds.

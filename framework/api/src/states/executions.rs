@@ -231,11 +231,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let query = ListExecutions { of, status, redriven, limit, after };
     let found = cx.api.reader.executions(&query).await?;
     let items: Vec<Value> = found.items.iter().map(listed).collect();
-    let mut answer = json!({ "executions": items });
-    if let Some(next) = found.next {
-        answer["nextToken"] = page::token(&listing, &next).into();
-    }
-    Ok(answer)
+    Ok(page::answer("executions", items, &listing, found.next.as_deref()))
 }
 
 /// What a listing shows of an execution.

@@ -1,6 +1,6 @@
 //! GetExecutionHistory: pages over the stored rows, which hold the events of a decision each.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use stagepost_engine::history;
 use stagepost_protocol::ExecutionId;
 
@@ -28,11 +28,7 @@ pub(super) async fn get(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let execution = executions::find(cx, &arn).await?;
     let query = Query { execution: execution.id, reverse, limit, include_data };
     let (events, next) = query.run(cx, from).await?;
-    let mut answer = json!({ "events": events });
-    if let Some(next) = next {
-        answer["nextToken"] = page::token(&listing, &next.to_string()).into();
-    }
-    Ok(answer)
+    Ok(page::answer("events", events, &listing, next.map(|next| next.to_string()).as_deref()))
 }
 
 struct Query {

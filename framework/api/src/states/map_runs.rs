@@ -72,11 +72,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let after = page::after(&listing, token)?;
     let found = cx.api.reader.map_runs(execution.id, limit, after.as_deref()).await?;
     let items: Vec<Value> = found.items.iter().map(item).collect();
-    let mut answer = json!({ "mapRuns": items });
-    if let Some(next) = found.next {
-        answer["nextToken"] = page::token(&listing, &next).into();
-    }
-    Ok(answer)
+    Ok(page::answer("mapRuns", items, &listing, found.next.as_deref()))
 }
 
 fn item(run: &MapRun) -> Value {

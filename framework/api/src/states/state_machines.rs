@@ -245,11 +245,7 @@ pub(super) async fn list(cx: &Context<'_>, mut m: Members<'_>) -> Answer {
     let after = page::after(&listing, token)?;
     let found = cx.api.reader.state_machines(&cx.namespace, limit, after.as_deref()).await?;
     let items: Vec<Value> = found.items.iter().map(item).collect();
-    let mut answer = json!({ "stateMachines": items });
-    if let Some(next) = found.next {
-        answer["nextToken"] = page::token(&listing, &next).into();
-    }
-    Ok(answer)
+    Ok(page::answer("stateMachines", items, &listing, found.next.as_deref()))
 }
 
 fn item(row: &StateMachineRow) -> Value {

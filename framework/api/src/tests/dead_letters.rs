@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use stagepost_protocol::{
     DeadLetter, DeadReason, ExecutionId, HeaderValue, Message, Namespace, Properties, Timestamp, TokenKey,
+    message::HEADER_REPUBLISHED,
 };
 use stagepost_store::{Record, Records as _};
 
@@ -143,6 +144,8 @@ async fn dead_letters_go_back_to_their_queue_or_to_another_one() {
         let tables = server.memory.tables();
         let Message { queue, properties, .. } = &tables.published[0];
         assert_eq!((queue.as_str(), properties.message_id.as_deref()), ("web", Some("m-1")));
+        // It has a task token, so somebody may have begun it.
+        assert_eq!(properties.headers.get(HEADER_REPUBLISHED), Some(&HeaderValue::Bool(true)));
         assert_eq!((tables.published.len(), tables.records.len()), (1, 2));
     }
 

@@ -1,6 +1,7 @@
 //! Page tokens: opaque to clients, bound to the listing that they came from.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value, json};
 
 use super::{ApiError, Code};
 
@@ -19,7 +20,14 @@ pub(crate) fn size(max_results: Option<i64>) -> usize {
 
 /// The token of the page of `listing` (its operation and whatever selects its entries) that begins after `after`.
 pub(crate) fn token(listing: &str, after: &str) -> String {
-    URL_SAFE_NO_PAD.encode(serde_json::json!([listing, after]).to_string())
+    URL_SAFE_NO_PAD.encode(json!([listing, after]).to_string())
+}
+
+/// A page of `listing` as it is answered: its entries as `member`, and the token of the next page, if there is one.
+pub(crate) fn answer(member: &str, entries: Vec<Value>, listing: &str, next: Option<&str>) -> Value {
+    let mut answer = Map::from_iter([(member.to_owned(), Value::Array(entries))]);
+    answer.extend(next.map(|next| ("nextToken".to_owned(), token(listing, next).into())));
+    answer.into()
 }
 
 /// Where the page of a token begins. Refuses what is no token of this listing.

@@ -20,6 +20,13 @@ use crate::{Error, QueueSpec};
 /// A queue that was created so short a time before the connection was lost may have come back broken.
 const YOUNG: Duration = Duration::from_secs(10);
 
+/// How often a message may come again before a quorum queue drops it: as often as there are numbers.
+///
+/// RabbitMQ 4 drops it after 20 times unless its queue says otherwise. `-1` would mean "never" there, but on 3.x, where
+/// it is taken too, a message is dropped when it comes back for the first time. A number that is never reached means the
+/// same on all of them, so a queue that was created on 3.13 keeps its messages when the broker becomes a 4.
+const DELIVERY_LIMIT: i32 = i32::MAX;
+
 /// Why a request about a queue failed. Lost connections are none of these: the request is repeated.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -396,17 +403,24 @@ async fn send(channel: Channel, request: Request, kind: QueueKind, name: ShortSt
                 QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
             (options, FieldTable::default())
         }
-        Request::Create => {
-            let kind = match kind {
-                QueueKind::Quorum => "quorum",
-                QueueKind::Classic => "classic",
-            };
-            let mut arguments = FieldTable::default();
-            arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
-            (durable, arguments)
-        }
+        Request::Create => (durable, arguments(kind)),
     };
     channel.queue_declare(name, options, arguments).await.map(|queue| queue.message_count())
+}
+
+/// What a queue of ours is created with.
+fn arguments(kind: QueueKind) -> FieldTable {
+    let name = match kind {
+        QueueKind::Quorum => "quorum",
+        QueueKind::Classic => "classic",
+    };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString(name.into()));
+    // Classic queues know no limit.
+    if kind == QueueKind::Quorum {
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+    }
+    arguments
 }
 
 /// What the broker's refusal means; `None`: the connection or the channel was lost, nothing was refused.
@@ -422,5 +436,25 @@ pub(super) fn classify(error: &lapin::Error) -> Option<Failure> {
         AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR) => Some(Failure::Stuck(reason)),
         AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Some(Failure::Refused(reason)),
         AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_quorum_queue_has_a_delivery_limit_and_never_a_negative_one() {
+        let created = |kind| {
+            let arguments = arguments(kind);
+            let text = |(name, value): (&ShortString, &AMQPValue)| match value {
+                AMQPValue::LongString(text) => format!("{name}={text}"),
+                AMQPValue::LongInt(number) => format!("{name}={number}"),
+                other => panic!("{name} is {other:?}"),
+            };
+            arguments.inner().iter().map(text).collect::<Vec<_>>()
+        };
+        assert_eq!(created(QueueKind::Classic), ["x-queue-type=classic"]);
+        assert_eq!(created(QueueKind::Quorum), ["x-delivery-limit=2147483647", "x-queue-type=quorum"]);
     }
 }

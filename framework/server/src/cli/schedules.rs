@@ -107,7 +107,7 @@ async fn list(args: ListSchedulesArgs, namespace: Namespace) -> Result<ExitCode,
         output::json(&Value::Array(items));
     } else if items.is_empty() {
         output::note(
-            "there are no such schedules\nhint: stagepost schedule create NAME '0 9 * * *' STATE_MACHINE",
+            "there are no such schedules\nhint: stagepost schedule create NAME '0 9 * * *' --state-machine NAME",
         );
     } else {
         let columns = ["name", "status", "scheduleExpression", "timeZone", "nextTime"];

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use stagepost_protocol::{ExecutionId, Namespace, Timestamp};
 
-use super::{errors, store::SqliteStore};
+use super::{errors, statement, store::SqliteStore};
 use crate::{ExecutionSummary, HistoryRow, ListExecutions, Page, Result, paging, stored};
 
 const HISTORY_ASCENDING: &str = "SELECT ?1, sequence, first_event_id, last_event_id, epoch, payload FROM history \
@@ -59,20 +59,14 @@ pub(super) async fn executions(
     let (before, id) = paging::execution_place(query.after.as_deref())?;
     let query = query.clone();
     let list = move |connection: &Connection| {
-        let failed = errors::failed("list executions");
         let (namespace, column, name, redriven_since) = query.of.filter();
-        let mut statement = connection.prepare_cached(&listing(column)).map_err(&failed)?;
         let Namespace { account, region } = namespace;
         let status = query.status.map(|s| s.as_str());
         let limit = paging::probe(query.limit);
         let before = before.as_millis();
         let params =
             params![account, region, name, before, id, status, limit, query.redriven, redriven_since];
-        let mut rows = statement.query(params).map_err(&failed)?;
-        let mut items = Vec::new();
-        while let Some(row) = rows.next().map_err(&failed)? {
-            items.push(summary(row)?);
-        }
+        let items = statement::select(connection, "list executions", &listing(column), params, summary)?;
         Ok(paging::page(items, query.limit, paging::execution_key))
     };
     store.read(1, list).await

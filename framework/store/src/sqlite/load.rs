@@ -5,7 +5,7 @@ use std::ops::Range;
 use rusqlite::{Connection, OptionalExtension, params};
 use stagepost_protocol::{ExecutionId, Timestamp};
 
-use super::{errors, executions, store::SqliteStore};
+use super::{errors, executions, statement, store::SqliteStore};
 use crate::{Result, Snapshot, StoredExecution, slots::merged, stored};
 
 const WHAT: &str = "load executions";
@@ -37,12 +37,8 @@ fn load_one(connection: &Connection, id: ExecutionId) -> Result<Option<StoredExe
         })
         .map_err(&failed)?;
     let after = snapshot.as_ref().map_or(0, |s| s.sequence);
-    let mut statement = connection.prepare_cached(HISTORY).map_err(&failed)?;
-    let mut rows = statement.query(params![id.as_bytes(), after as i64]).map_err(&failed)?;
-    let mut history = Vec::new();
-    while let Some(row) = rows.next().map_err(&failed)? {
-        history.push(executions::history_row(row)?);
-    }
+    let params = params![id.as_bytes(), after as i64];
+    let history = statement::select(connection, WHAT, HISTORY, params, executions::history_row)?;
     Ok(Some(StoredExecution { summary, snapshot, history }))
 }
 
@@ -58,15 +54,12 @@ pub(super) async fn due(
         within(slots)
     );
     let rows = move |connection: &Connection| {
-        let failed = errors::failed("find due wake-ups");
-        let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
-        let mut rows = statement.query(params![until.as_millis(), limit as i64]).map_err(&failed)?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next().map_err(&failed)? {
+        const WHAT: &str = "find due wake-ups";
+        let failed = errors::failed(WHAT);
+        statement::select(connection, WHAT, &sql, params![until.as_millis(), limit as i64], |row| {
             let (at, id): (i64, [u8; 16]) = (row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?);
-            found.push((Timestamp::from_millis(at), ExecutionId::from_bytes(id)));
-        }
-        Ok(found)
+            Ok((Timestamp::from_millis(at), ExecutionId::from_bytes(id)))
+        })
     };
     store.read(1, rows).await
 }
@@ -83,15 +76,11 @@ pub(super) async fn running(
         within(slots)
     );
     let rows = move |connection: &Connection| {
-        let failed = errors::failed("find what runs");
-        let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
+        const WHAT: &str = "find what runs";
         let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
-        let mut rows = statement.query(params![after, limit as i64]).map_err(&failed)?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next().map_err(&failed)? {
-            found.push(stored::id(row.get_ref(0).and_then(|v| Ok(v.as_blob()?)).map_err(&failed)?)?);
-        }
-        Ok(found)
+        statement::select(connection, WHAT, &sql, params![after, limit as i64], |row| {
+            stored::id(row.get_ref(0).and_then(|v| Ok(v.as_blob()?)).map_err(errors::failed(WHAT))?)
+        })
     };
     store.read(1, rows).await
 }

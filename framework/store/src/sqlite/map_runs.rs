@@ -3,7 +3,7 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use stagepost_protocol::{ExecutionId, MapRun, MapRunArn, Namespace};
 
-use super::{errors, store::SqliteStore};
+use super::{errors, statement, store::SqliteStore};
 use crate::{Page, Result, paging, stored};
 
 pub(super) const UPSERT: &str = "INSERT INTO map_runs (account, region, name, execution_id, started_at, record) \
@@ -45,14 +45,11 @@ pub(super) async fn map_runs(
          AND (started_at, name) < (?2, ?3) ORDER BY started_at DESC, name DESC LIMIT ?4";
     let (before, name) = paging::map_run_place(after)?;
     let list = move |connection: &Connection| {
-        let failed = errors::failed("list Map Runs");
-        let mut statement = connection.prepare_cached(SELECT).map_err(&failed)?;
+        const WHAT: &str = "list Map Runs";
         let params = params![execution.as_bytes(), before.as_millis(), name, paging::probe(limit)];
-        let mut rows = statement.query(params).map_err(&failed)?;
-        let mut items = Vec::new();
-        while let Some(row) = rows.next().map_err(&failed)? {
-            items.push(stored::map_run(&row.get::<_, String>(0).map_err(&failed)?)?);
-        }
+        let items = statement::select(connection, WHAT, SELECT, params, |row| {
+            stored::map_run(&row.get::<_, String>(0).map_err(errors::failed(WHAT))?)
+        })?;
         Ok(paging::page(items, limit, paging::map_run_key))
     };
     store.read(1, list).await

@@ -2,7 +2,7 @@
 //!
 //! One thread writes; commits that wait for it together share a transaction and its sync. Reads have
 //! connections of their own (WAL), so they wait for no write. The files and functions are those of
-//! [`crate::postgres`]; `writer` comes on top.
+//! [`crate::postgres`]; `statement` and `writer` come on top.
 
 mod commit;
 mod connect;
@@ -14,6 +14,7 @@ mod map_runs;
 mod migrations;
 mod records;
 mod registry;
+mod statement;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,13 @@
 //! Records: documents with compare-and-swap.
 
-use rusqlite::{CachedStatement, Connection, Params, Row, params};
+use rusqlite::{CachedStatement, Connection, Row, params};
 use stagepost_protocol::{Namespace, Timestamp};
 
-use super::{errors, store::SqliteStore};
+use super::{
+    errors,
+    statement::{change, select},
+    store::SqliteStore,
+};
 use crate::{Appended, ListRecords, Page, Record, Result, paging, stored};
 
 const COLUMNS: &str = "kind, account, region, key, label, due_at, version, body";
@@ -42,7 +46,7 @@ pub(super) async fn put_record(store: &SqliteStore, record: &Record) -> Result<b
         ];
         change(connection, "store a record", if record.version == 0 { INSERT } else { UPDATE }, params)
     };
-    store.write(1, put).await
+    store.write(1, put).await.map(|rows| rows > 0)
 }
 
 /// See [`crate::Records::record`].
@@ -57,7 +61,7 @@ pub(super) async fn record(
         let sql = format!(
             "SELECT {COLUMNS} FROM records WHERE kind = ?1 AND account = ?2 AND region = ?3 AND key = ?4"
         );
-        Ok(select(connection, "read a record", &sql, params![kind, account, region, key])?.pop())
+        Ok(select(connection, "read a record", &sql, params![kind, account, region, key], read)?.pop())
     };
     store.read(1, find).await
 }
@@ -83,7 +87,7 @@ pub(super) async fn records(store: &SqliteStore, query: &ListRecords) -> Result<
         );
         let probe = paging::probe(query.limit);
         let params = params![query.kind, in_account, in_region, label, account, region, key, probe];
-        let items = select(connection, "list records", &sql, params)?;
+        let items = select(connection, "list records", &sql, params, read)?;
         Ok(paging::page(items, query.limit, paging::record_key))
     };
     store.read(1, list).await
@@ -114,7 +118,7 @@ pub(super) async fn due_records(
             "SELECT {COLUMNS} FROM records WHERE kind = ?1 AND due_at <= ?2 \
              ORDER BY due_at, account, region, key LIMIT ?3"
         );
-        select(connection, "find due records", &sql, params![kind, until.as_millis(), limit])
+        select(connection, "find due records", &sql, params![kind, until.as_millis(), limit], read)
     };
     store.read(1, find).await
 }
@@ -133,29 +137,7 @@ pub(super) async fn delete_record(
     let delete = move |connection: &Connection| {
         change(connection, "delete a record", DELETE, params![kind, account, region, key, version])
     };
-    store.write(1, delete).await
-}
-
-/// Runs one statement; whether it changed anything.
-fn change(connection: &Connection, what: &'static str, sql: &str, params: impl Params) -> Result<bool> {
-    let changed = connection.prepare_cached(sql).and_then(|mut s| s.execute(params));
-    changed.map(|rows| rows > 0).map_err(errors::failed(what))
-}
-
-fn select(
-    connection: &Connection,
-    what: &'static str,
-    sql: &str,
-    params: impl Params,
-) -> Result<Vec<Record>> {
-    let failed = errors::failed(what);
-    let mut statement = connection.prepare_cached(sql).map_err(&failed)?;
-    let mut rows = statement.query(params).map_err(&failed)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next().map_err(&failed)? {
-        found.push(read(row)?);
-    }
-    Ok(found)
+    store.write(1, delete).await.map(|rows| rows > 0)
 }
 
 fn read(row: &Row<'_>) -> Result<Record> {

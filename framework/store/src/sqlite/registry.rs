@@ -1,9 +1,13 @@
 //! Settings, definitions, state machines and activities.
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use stagepost_protocol::{Namespace, StateMachineArn, Timestamp};
 
-use super::{errors, store::SqliteStore};
+use super::{
+    errors,
+    statement::{change, select},
+    store::SqliteStore,
+};
 use crate::{ActivityRow, DefinitionRow, Page, Result, StateMachineRow, paging, stored};
 
 const STATE_MACHINE: &str = "SELECT account, region, name, definition_id, role_arn, kind, status, created_at, \
@@ -191,11 +195,6 @@ pub(super) async fn delete_activity(store: &SqliteStore, namespace: &Namespace, 
     store.write(1, delete).await.map(|rows| rows > 0)
 }
 
-/// Runs one statement; how many rows it changed.
-fn change(connection: &Connection, what: &'static str, sql: &str, params: impl Params) -> Result<usize> {
-    connection.prepare_cached(sql).and_then(|mut s| s.execute(params)).map_err(errors::failed(what))
-}
-
 fn change_state_machine(
     connection: &Connection,
     what: &'static str,
@@ -216,23 +215,6 @@ fn change_state_machine(
         row.settings.as_str(),
     ];
     change(connection, what, sql, params)
-}
-
-fn select<T>(
-    connection: &Connection,
-    what: &'static str,
-    sql: &str,
-    params: impl Params,
-    read: fn(&Row<'_>) -> Result<T>,
-) -> Result<Vec<T>> {
-    let failed = errors::failed(what);
-    let mut statement = connection.prepare_cached(sql).map_err(&failed)?;
-    let mut rows = statement.query(params).map_err(&failed)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next().map_err(&failed)? {
-        found.push(read(row)?);
-    }
-    Ok(found)
 }
 
 fn state_machine_row(row: &Row<'_>) -> Result<StateMachineRow> {

@@ -64,6 +64,7 @@ pub(crate) struct SettingsArgs {
     /// When it fires: '0 9 * * MON-FRI', 'cron(0 9 ? * MON-FRI *)', 'rate(15 minutes)' or 'at(2026-12-24T18:00:00)'
     pub(crate) expression: String,
     /// The state machine that it starts: its name or its ARN
+    #[arg(long)]
     pub(crate) state_machine: String,
     /// The time zone of the expression, for instance Europe/Berlin
     #[arg(long, default_value = "UTC", value_name = "ZONE")]
