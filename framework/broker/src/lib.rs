@@ -11,6 +11,7 @@ pub mod in_process;
 pub mod rabbitmq;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -150,6 +151,12 @@ pub trait Consumer: Send {
 
     /// Stops deliveries. What was delivered can still be taken with `next` and settled.
     async fn cancel(&mut self);
+
+    /// As [`Consumer::cancel`], but sees to it that next to nothing is flagged as delivered before that nobody has seen,
+    /// and takes up to so long for it. While it does, the consumer's deliveries should not be settled.
+    async fn wind_down(&mut self, _within: Duration) {
+        self.cancel().await;
+    }
 
     /// A handle that settles this consumer's deliveries from anywhere.
     fn acker(&self) -> Arc<dyn Acker>;

@@ -5,9 +5,15 @@
 //!
 //! RabbitMQ fixes a consumer's prefetch when it begins. To change it ([`Consumer::admit`]) the consumer is cancelled and
 //! another one begun on the same channel, where the first one's deliveries stay and can be settled, without counting.
+//!
+//! A quorum queue goes on giving messages to a consumer until its cancellation has got there, and the channel, which has
+//! cancelled it by then, returns them flagged as delivered, although nobody has seen them
+//! (<https://github.com/rabbitmq/rabbitmq-server/issues/3729>). Only a consumer that has no room is safe from that:
+//! see [`shielded`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,13 +23,18 @@ use lapin::Channel;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::time::{Instant, timeout_at};
 
 use super::message::{from_amqp, short};
 use super::reconnect::Backoff;
 use super::topology::{Failure, classify};
 use super::{Inner, NoAnswer, answer};
 use crate::{Acker, Consumer, Delivery, DeliveryTag, Error, QueueSpec};
+
+/// How much a consumer that shelters another one is given, and how far it goes before others, whose priority is 0.
+const SHIELD_ROOM: u16 = 2;
+const SHIELD_PRIORITY: i32 = 100;
 
 /// What is consumed, and how.
 #[derive(Debug, Clone)]
@@ -241,6 +252,23 @@ impl Consumer for RabbitMqConsumer {
         }
     }
 
+    async fn wind_down(&mut self, within: Duration) {
+        let channel = self.acker.lock().channel.clone();
+        if let (Source::Queue { name, .. }, Some((session, stream)), Some(channel)) =
+            (&self.source, self.stream.take(), channel)
+        {
+            let ending = shielded(&channel, stream, name.as_str().into(), within);
+            match self.inner.consuming.while_up(session, ending).await {
+                Some(Ok(left)) => self.left.extend(left),
+                Some(Err(error)) => {
+                    tracing::debug!(queue = self.source.name(), %error, "a consumer was ended on a dead channel");
+                }
+                None => {}
+            }
+        }
+        self.cancel().await;
+    }
+
     fn acker(&self) -> Arc<dyn Acker> {
         Arc::clone(&self.acker) as Arc<dyn Acker>
     }
@@ -320,7 +348,7 @@ async fn try_build(inner: &Inner, source: &Source, name: ShortString) -> Result<
         if let Source::Queue { prefetch, .. } = source {
             channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false }).await?;
         }
-        let stream = consume(&channel, name, no_ack).await?;
+        let stream = consume(&channel, name, no_ack, FieldTable::default()).await?;
         Ok(Feed { session: owner.number, channel, stream })
     };
     match answer(&inner.consuming, &session, building).await {
@@ -341,11 +369,8 @@ async fn exchange(
     on_their_way: usize,
 ) -> lapin::Result<(Vec<lapin::message::Delivery>, Option<lapin::Consumer>)> {
     let mut left = Vec::new();
-    if let Some(mut stream) = stream {
-        channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await?;
-        while let Some(delivery) = stream.next().await {
-            left.push(delivery?);
-        }
+    if let Some(stream) = stream {
+        end(&channel, stream, &mut left).await?;
     }
     let come = u16::try_from(on_their_way + left.len()).unwrap_or(u16::MAX);
     let further = further.saturating_sub(come);
@@ -353,13 +378,59 @@ async fn exchange(
         return Ok((left, None));
     }
     channel.basic_qos(further, BasicQosOptions { global: false }).await?;
-    let stream = consume(&channel, queue, false).await?;
+    let stream = consume(&channel, queue, false, FieldTable::default()).await?;
     Ok((left, Some(stream)))
 }
 
-async fn consume(channel: &Channel, queue: ShortString, no_ack: bool) -> lapin::Result<lapin::Consumer> {
+/// Cancels a consumer, and adds what had come to it.
+async fn end(
+    channel: &Channel,
+    mut stream: lapin::Consumer,
+    left: &mut Vec<lapin::message::Delivery>,
+) -> lapin::Result<()> {
+    channel.basic_cancel(stream.tag(), BasicCancelOptions::default()).await?;
+    while let Some(delivery) = stream.next().await {
+        left.push(delivery?);
+    }
+    Ok(())
+}
+
+/// Ends a consumer in the shelter of another one, which goes first and has little room: while it has some, nothing is given
+/// to the consumer that is cancelled, and once it has none it can be cancelled itself. Gives what came to either. Something
+/// can still be flagged unseen where more than it has room for comes in the few milliseconds of the first cancellation, or
+/// less in the whole time of `within` and then something in those of the second.
+async fn shielded(
+    channel: &Channel,
+    stream: lapin::Consumer,
+    queue: ShortString,
+    within: Duration,
+) -> lapin::Result<Vec<lapin::message::Delivery>> {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-priority".into(), AMQPValue::LongInt(SHIELD_PRIORITY));
+    channel.basic_qos(SHIELD_ROOM, BasicQosOptions { global: false }).await?;
+    let mut shield = consume(channel, queue, false, arguments).await?;
+    let mut left = Vec::new();
+    end(channel, stream, &mut left).await?;
+    let until = Instant::now() + within;
+    for _ in 0..SHIELD_ROOM {
+        match timeout_at(until, shield.next()).await {
+            Ok(Some(delivery)) => left.push(delivery?),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    end(channel, shield, &mut left).await?;
+    left.sort_by_key(|delivery| delivery.delivery_tag);
+    Ok(left)
+}
+
+async fn consume(
+    channel: &Channel,
+    queue: ShortString,
+    no_ack: bool,
+    arguments: FieldTable,
+) -> lapin::Result<lapin::Consumer> {
     let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
-    channel.basic_consume(queue, ShortString::default(), options, FieldTable::default()).await
+    channel.basic_consume(queue, ShortString::default(), options, arguments).await
 }
 
 /// Settles deliveries on the channel that they came on.

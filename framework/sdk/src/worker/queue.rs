@@ -6,8 +6,7 @@
 //!
 //! A quorum queue that is told to end or change a consumer takes back what it is just giving to it, and flags that as
 //! delivered, although nobody has seen it; whoever gets it must take it for begun. So a consumer is changed when it has
-//! no room, for then nothing is on its way to it; and before it ends, what comes is taken until there is no room, or
-//! nothing more comes. Only a task that comes in the few milliseconds after that can still be flagged.
+//! no room, for then nothing is on its way to it, and ended by [`Consumer::wind_down`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,6 @@ use std::time::Duration;
 use stagepost_broker::{Broker, Consumer, Delivery, DeliveryTag, Error};
 use stagepost_protocol::{DeadLetter, DeadReason, DeliveredAs, Lease, Message, TaskMessage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt;
@@ -30,9 +28,8 @@ const ADJUST_EVERY: Duration = Duration::from_secs(1);
 /// A delivery is acknowledged after so long, whatever is on its way: RabbitMQ closes a channel with one that is open for
 /// 30 minutes.
 const ACK_LATEST: Duration = Duration::from_secs(20 * 60);
-/// When a worker stops, it waits so long for a further task, and for all of them.
-const QUIET: Duration = Duration::from_millis(50);
-const LAST_WITHIN: Duration = Duration::from_secs(1);
+/// How long a worker that stops may wait for a further task before it cancels its consumer.
+const LAST_WITHIN: Duration = Duration::from_millis(500);
 
 /// One activity's consumer.
 pub(super) struct Queue {
@@ -100,7 +97,7 @@ impl Queue {
                 }
             }
         }
-        for delivery in self.last_deliveries(&mut *consumer, admitted).await {
+        for delivery in self.last_deliveries(&mut *consumer).await {
             let task = TaskMessage::decode(&self.name, &delivery.body, &delivery.properties).ok();
             let copy = task.as_ref().map(|task| DeliveredAs::of(delivery.redelivered, task.republished));
             self.give_back(task.filter(|_| copy == Some(DeliveredAs::First)), delivery.tag).await;
@@ -112,24 +109,14 @@ impl Queue {
         Ok(consumer)
     }
 
-    /// Ends a consumer that is sent so many unsettled deliveries; gives what has come and was not taken.
-    async fn last_deliveries(&self, consumer: &mut dyn Consumer, admitted: u16) -> Vec<Delivery> {
+    /// Ends a consumer, and gives what has come and was not taken.
+    async fn last_deliveries(&self, consumer: &mut dyn Consumer) -> Vec<Delivery> {
         let mut last = Vec::new();
-        let note = async |last: &mut Vec<Delivery>, batch: Vec<Delivery>| {
+        self.ledger.pause().await;
+        consumer.wind_down(LAST_WITHIN).await;
+        while let Some(batch) = consumer.next(usize::MAX).await {
             self.ledger.delivered(batch.iter().map(|delivery| delivery.tag)).await;
             last.extend(batch);
-        };
-        self.ledger.pause().await;
-        let begun = Instant::now();
-        while begun.elapsed() < LAST_WITHIN
-            && !self.ledger.is_full(admitted).await
-            && let Ok(Some(batch)) = tokio::time::timeout(QUIET, consumer.next(usize::MAX)).await
-        {
-            note(&mut last, batch).await;
-        }
-        consumer.cancel().await;
-        while let Some(batch) = consumer.next(usize::MAX).await {
-            note(&mut last, batch).await;
         }
         self.ledger.resume().await;
         last
