@@ -107,6 +107,25 @@ async fn a_worker_that_is_killed_later_leaves_nothing_that_runs_twice() {
     a_killed_worker_runs_nothing_twice(true).await;
 }
 
+/// A worker that stood still does not know how long ago it was delivered what it finds: it asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stood_still_asks_before_it_begins() {
+    let Some(servers) = Servers::shared().await else { return };
+    let site = Site::on(&servers);
+    let (_server, mut worker) = (site.start().await, site.worker_with(TEST_WORKER, &SHORT));
+    let trace = Trace::new();
+    let first = begin(&site, "writes", &trace, 10).await;
+    assert_eq!(output(&ended(&site.api, &first).await), 1);
+    worker.signal("STOP");
+    let second = site.api.start(&first.state_machine_arn(), &trace.input(10), None).await.unwrap();
+    reaches(&site.api, &second, "ActivityScheduled").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    worker.signal("CONT");
+    assert_eq!(output(&ended(&site.api, &second).await), 1);
+    worker.says("a task that was asked for is this worker's", PATIENCE).await;
+    assert!(trace.runs().into_iter().all(|((_, attempt), times)| (attempt, times) == (1, 1)));
+}
+
 /// What may run twice is given to another worker at once, as the same attempt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_run_twice_waits_for_no_lease() {
