@@ -15,6 +15,7 @@ mod dead_letters;
 mod examples;
 mod express;
 mod faults;
+mod foreign_workers;
 mod redelivery;
 mod schedules;
 mod shutdown;
