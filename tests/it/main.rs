@@ -16,6 +16,7 @@ mod examples;
 mod express;
 mod faults;
 mod foreign_workers;
+mod map_runs;
 mod redelivery;
 mod schedules;
 mod shutdown;
