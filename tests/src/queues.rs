@@ -81,7 +81,7 @@ impl Queues {
         let connection = connection.expect("RabbitMQ can be reached");
         let channel = connection.create_channel().await.expect("a channel opens");
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("RabbitMQ confirms");
-        Queues { channel, connection: connection }
+        Queues { channel, connection }
     }
 
     /// Declares a durable classic queue, as an existing producer would have.
