@@ -26,6 +26,11 @@ impl Trace {
         json!({"file": self.0, "millis": millis}).to_string()
     }
 
+    /// The first attempt does not end before its worker does.
+    fn input_until_killed(&self) -> String {
+        json!({"file": self.0, "millis": 600_000, "again_millis": 0}).to_string()
+    }
+
     /// How often each attempt of each step has run.
     fn runs(&self) -> BTreeMap<(String, u32), usize> {
         let mut runs = BTreeMap::new();
@@ -65,9 +70,9 @@ fn definition(activity: &str) -> Value {
     }}})
 }
 
-async fn begin(site: &Site, activity: &str, trace: &Trace, millis: u64) -> ExecutionArn {
+async fn begin(site: &Site, activity: &str, input: &str) -> ExecutionArn {
     let machine = site.api.deploy(activity, &definition(activity).to_string()).await.unwrap();
-    site.api.start(&machine, &trace.input(millis), None).await.unwrap()
+    site.api.start(&machine, input, None).await.unwrap()
 }
 
 /// The errors with which attempts ended because their worker was lost.
@@ -84,7 +89,7 @@ async fn a_killed_worker_runs_nothing_twice(announced: bool) {
     let site = Site::on(&servers);
     let (_server, mut worker) = (site.start().await, site.worker_with(TEST_WORKER, &SHORT));
     let trace = Trace::new();
-    let execution = begin(&site, "writes", &trace, if announced { 3_000 } else { 300 }).await;
+    let execution = begin(&site, "writes", &trace.input_until_killed()).await;
     if announced {
         reaches(&site.api, &execution, "ActivityStarted").await;
     } else {
@@ -133,7 +138,8 @@ async fn what_may_run_twice_waits_for_no_lease() {
     let site = Site::on(&servers);
     let (_server, mut worker) = (site.start().await, site.worker_with(TEST_WORKER, &LONG));
     let trace = Trace::new();
-    let execution = begin(&site, "writes_twice", &trace, 600).await;
+    // It must be killed before it ends, and before it announces the attempt, which it does after a second.
+    let execution = begin(&site, "writes_twice", &trace.input(950)).await;
     trace.reaches(1).await;
     worker.kill();
     let _other = site.worker_with(TEST_WORKER, &LONG);
@@ -226,7 +232,7 @@ async fn a_restart_of_rabbitmq_ends_nothing_that_runs() {
     let lease = [("STAGEPOST_TEST_LEASE", "30000")];
     let (_server, mut worker) = (site.start().await, site.worker_with(TEST_WORKER, &lease));
     let trace = Trace::new();
-    let execution = begin(&site, "writes", &trace, 12_000).await;
+    let execution = begin(&site, "writes", &trace.input(12_000)).await;
     reaches(&site.api, &execution, "ActivityStarted").await;
     // Longer than a second before the quorum queues are cut off: younger ones may not come back on RabbitMQ 3.10.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -244,7 +250,7 @@ async fn a_killed_worker_that_polls_is_missed() {
     let site = Site::embedded();
     let (mut server, mut worker) = (site.start().await, site.worker_with(TEST_WORKER, &SHORT));
     let trace = Trace::new();
-    let execution = begin(&site, "writes", &trace, 2_500).await;
+    let execution = begin(&site, "writes", &trace.input_until_killed()).await;
     trace.reaches(1).await;
     // The server comes and goes meanwhile, and knows of the attempt from its history.
     server.kill();

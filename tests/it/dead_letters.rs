@@ -89,6 +89,71 @@ async fn dead_letters_are_listed_shown_requeued_and_discarded() {
     listed(&site, 0).await;
 }
 
+/// Tokens that are signed as they should be, of tasks that there never were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_to_unknown_tasks_are_dead_letters() {
+    let Some(servers) = Servers::shared().await else { return };
+    let site = Site::on(&servers);
+    let _server = site.start().await;
+    let mut queues = servers.queues().await;
+    let (tasks, callbacks) = (servers.queue("activity.asked"), servers.queue("callbacks"));
+    let definition = json!({"StartAt": "Ask", "States": {"Ask": {
+        "Type": "Task", "Resource": "arn:aws:states:::activity:asked", "TimeoutSeconds": 600, "End": true}}});
+    let machine = site.api.deploy("asks", &definition.to_string()).await.unwrap();
+    let running = site.api.start(&machine, "{}", None).await.unwrap();
+    let known = queues.taken(&tasks, PATIENCE).await.header("stagepost-task-token").unwrap();
+    let key = servers.token_key().await;
+    let (_, event_id) = key.verify(&known).expect("that is the installation's key");
+    let nobodys = key.sign(machine.execution("nobody").id(), event_id);
+    let not_yet = key.sign(running.id(), 1_000);
+
+    let answer = |token: &str, what: &str| {
+        let mut message = json!({"taskToken": token});
+        message[what] = if what == "error" { "Denied".into() } else { true.into() };
+        message.to_string()
+    };
+    let sent = [
+        answer(nobodys.as_str(), "output"),
+        answer(nobodys.as_str(), "error"),
+        answer(not_yet.as_str(), "output"),
+    ];
+    // A heartbeat says nothing that could be lost.
+    let ignored = async || site.metric("stagepost_coordinator_inputs_ignored").await.unwrap();
+    let before = ignored().await;
+    let heartbeat = answer(nobodys.as_str(), "heartbeat");
+    queues.publish(&callbacks, heartbeat.as_bytes(), BasicProperties::default()).await;
+    until("it is counted", PATIENCE, async || (ignored().await > before).then_some(())).await;
+    for body in &sent {
+        queues.publish(&callbacks, body.as_bytes(), BasicProperties::default()).await;
+    }
+    let letters = listed(&site, sent.len()).await;
+    for letter in &letters {
+        assert_eq!((&letter["reason"], &letter["source"]), (&json!("unknown-task"), &json!(callbacks)));
+    }
+    let text = site.cli(&["dead-letters", "list", "--reason", "unknown-task"]).await;
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert_eq!(text.matches("there is no such task").count(), sent.len(), "{text}");
+    let metric = r#"stagepost_coordinator_dead_letters{reason="unknown-task"}"#;
+    assert_eq!(site.metric(metric).await, Some(3.0));
+    for token in [&nobodys, &not_yet] {
+        let refused = site.api.send_success(token.as_str(), "1").await.unwrap_err();
+        assert!(refused.is("TaskDoesNotExist"), "{refused}");
+    }
+
+    // All of them, as they came; and the task that there is goes on.
+    let mut bodies = Vec::new();
+    for _ in &sent {
+        bodies.push(letter(&site.api, Some(&callbacks)).await["body"].as_str().unwrap().to_owned());
+    }
+    bodies.sort_unstable();
+    let mut sent = sent.to_vec();
+    sent.sort_unstable();
+    assert_eq!(bodies, sent);
+    queues.publish(&callbacks, answer(&known, "output").as_bytes(), BasicProperties::default()).await;
+    assert_eq!(output(&ended(&site.api, &running).await), true);
+    queues.delete(&tasks).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_of_the_broker_are_kept_and_those_beyond_the_limit_wait() {
     let Some(servers) = Servers::shared().await else { return };

@@ -1,10 +1,13 @@
-//! kill -9 of everything, at random moments, while orders run: every order ends, with its one right result.
+//! kill -9 of everything, at random moments, while orders run: every order ends, with its one right result. And what is
+//! no order and comes while a server is away.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use lapin::BasicProperties;
+use serde_json::{Value, json};
 use stagepost_tests::{Process, Random, Servers, Service, Site, binaries::ORDER_FULFILMENT, orders, until};
 
-use crate::PATIENCE;
+use crate::{PATIENCE, ended, output};
 
 /// How many orders run while things die.
 const ORDERS: usize = 200;
@@ -134,4 +137,84 @@ async fn orders_survive_servers_that_hang() {
         }
     };
     orders_survive(&site, faults).await;
+}
+
+/// Nonsense is sent before PostgreSQL is killed and while it is away: each message is kept once, with its reason, and
+/// what is no nonsense does not wait behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_wait_for_the_store() {
+    /// Of each kind, before it is killed and after: then more than are on their way at a time.
+    const BEFORE: usize = 20;
+    const AFTER: usize = 70;
+
+    let Some(servers) = Servers::own().await else { return };
+    let site = Site::on(&servers);
+    let _server = site.start().await;
+    let mut queues = servers.queues().await;
+    let callbacks = servers.queue("callbacks");
+    let definition = json!({"StartAt": "Ask", "States": {"Ask": {
+        "Type": "Task", "Resource": "arn:aws:states:::activity:asked", "TimeoutSeconds": 600, "End": true}}});
+    let machine = site.api.deploy("asks", &definition.to_string()).await.unwrap();
+    let running = site.api.start(&machine, "{}", None).await.unwrap();
+    let task = queues.taken(&servers.queue("activity.asked"), PATIENCE).await;
+    let token = task.header("stagepost-task-token").unwrap();
+    let nobodys = servers.token_key().await.sign(machine.execution("nobody").id(), 5);
+
+    let mut expected = BTreeMap::new();
+    let mut batch = |numbers: std::ops::Range<usize>| {
+        let mut sent = Vec::new();
+        for n in numbers {
+            let forged = "A".repeat(54);
+            for (reason, body) in [
+                ("not-json", format!("letter {n}")),
+                ("malformed", json!({"taskToken": token, "letter": n}).to_string()),
+                ("invalid-token", json!({"taskToken": forged, "output": n}).to_string()),
+                ("unknown-task", json!({"taskToken": nobodys, "output": n}).to_string()),
+            ] {
+                expected.insert(body.clone(), reason.to_owned());
+                sent.push(body);
+            }
+        }
+        sent
+    };
+    for body in batch(0..BEFORE) {
+        queues.publish(&callbacks, body.as_bytes(), BasicProperties::default()).await;
+    }
+    // Some are stored, and others on their way.
+    let kept = async || site.metric("stagepost_coordinator_dead_letters_kept").await;
+    until("the first is kept", PATIENCE, async || (kept().await? >= 1.0).then_some(())).await;
+    servers.kill(Service::Postgres).await;
+    for body in batch(BEFORE..BEFORE + AFTER) {
+        queues.publish(&callbacks, body.as_bytes(), BasicProperties::default()).await;
+    }
+    let answer = json!({"taskToken": token, "output": "answered"}).to_string();
+    queues.publish(&callbacks, answer.as_bytes(), BasicProperties::default()).await;
+    until("none waits at the callbacks", PATIENCE, async || {
+        (queues.count(&callbacks).await == 0).then_some(())
+    })
+    .await;
+    servers.restart(Service::Postgres).await;
+
+    assert_eq!(output(&ended(&site.api, &running).await), "answered");
+    let mut listed = Vec::new();
+    until("all are kept", PATIENCE, async || {
+        let all = site.api.own_pages("ListDeadLetters", json!({}), "deadLetters", 1_000).await.ok()?;
+        listed = all;
+        (listed.len() >= expected.len()).then_some(())
+    })
+    .await;
+    let mut found = BTreeMap::new();
+    for letter in listed {
+        let request = json!({"deadLetterId": letter["deadLetterId"], "reveal": true});
+        let letter = site.api.call_own("DescribeDeadLetter", &request).await.unwrap();
+        assert_eq!(letter["source"], Value::from(callbacks.as_str()));
+        let text = |member: &str| letter[member].as_str().unwrap().to_owned();
+        assert_eq!(found.insert(text("body"), text("reason")), None, "it is kept twice: {letter}");
+    }
+    assert_eq!(found, expected);
+    // Nothing is left that would be kept once more.
+    let dead_letters = servers.queue("dead-letters");
+    for queue in [&callbacks, &dead_letters] {
+        until("nothing is left", PATIENCE, async || (queues.count(queue).await == 0).then_some(())).await;
+    }
 }

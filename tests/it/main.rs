@@ -15,6 +15,8 @@ mod dead_letters;
 mod examples;
 mod express;
 mod faults;
+mod foreign_workers;
+mod map_runs;
 mod redelivery;
 mod schedules;
 mod shutdown;

@@ -1,8 +1,14 @@
 //! Schedules: each firing starts one execution, also when coordinators die.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
+use stagepost_protocol::Timestamp;
 use stagepost_tests::{Random, Servers, Site, until};
 
 use crate::PATIENCE;
@@ -62,7 +68,7 @@ async fn every_second_has_its_execution(site: &Site) {
     for (name, input) in &executions {
         let at = input["at"].as_str().unwrap();
         assert_eq!(*name, format!("seconds-{}", at.replace(['-', ':'], "")));
-        times.push(stagepost_protocol::Timestamp::parse_rfc3339(at).unwrap());
+        times.push(Timestamp::parse_rfc3339(at).unwrap());
     }
     for pair in times.windows(2) {
         assert_eq!(pair[1].millis_since(pair[0]), 1_000, "a second is missing after {}", pair[0]);
@@ -109,4 +115,70 @@ async fn past_times_are_made_up_for_and_the_command_line_shows_them() {
     run(&["delete", "daily"]).await;
     let gone = site.cli(&["schedule", "show", "daily"]).await;
     assert_eq!(gone.status.code(), Some(3));
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap())
+}
+
+async fn create_all(site: &Site, name: &str, range: Range<usize>, at: Timestamp) {
+    let machine = site.api.state_machine_arn("report").unwrap().to_string();
+    // Without the fraction and the zone.
+    let expression = format!("at({})", &at.to_string()[.."2026-12-24T18:00:00".len()]);
+    let creating = stream::iter(range).map(|n| {
+        let create = json!({
+            "name": format!("{name}-{n}"),
+            "scheduleExpression": expression,
+            "stateMachineArn": machine,
+        });
+        async move { site.api.call_own("CreateSchedule", &create).await.unwrap() }
+    });
+    creating.buffer_unordered(32).for_each(async |_| ()).await;
+}
+
+/// Very many schedules that are due in the same second: how long their executions take, and what memory.
+#[expect(clippy::print_stdout, reason = "this is what it is for")]
+async fn measure_many_at_once(site: &Site) {
+    const TRIED: usize = 500;
+    let count: usize =
+        std::env::var("STAGEPOST_TEST_SCHEDULES").map_or(60_000, |count| count.parse().unwrap());
+    let server = site.start().await;
+    site.api.deploy("report", PASS).await.unwrap();
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+        status.lines().find(|line| line.starts_with("VmHWM:")).unwrap()[6..].trim().to_owned()
+    };
+    // How long it takes to create them, so that none is due before.
+    let began = Instant::now();
+    create_all(site, "tried", 0..TRIED, now().plus_millis(86_400_000)).await;
+    let lead = began.elapsed().mul_f64(2.0 * count as f64 / TRIED as f64) + Duration::from_secs(15);
+    let due = now().plus_millis(i64::try_from(lead.as_millis()).unwrap());
+    // Whole seconds, as a schedule has them.
+    let due = due.plus_millis(1_000 - due.as_millis() % 1_000);
+    let began = Instant::now();
+    create_all(site, "many", 0..count, due).await;
+    println!("{count} schedules created in {:?}; peak {}", began.elapsed(), peak());
+    assert!(now() < due, "they are due before all are created");
+    let ended = async || {
+        let ended = site.metric("stagepost_coordinator_executions_ended").await?;
+        (ended >= count as f64).then(|| now().millis_since(due))
+    };
+    let millis = until("all executions have ended", lead + PATIENCE * 20, ended).await;
+    println!("{count} executions ended {millis} ms after they were due; peak {}", peak());
+    let firings = site.metric("stagepost_coordinator_schedule_firings").await;
+    assert_eq!(firings, Some(count as f64), "each fires once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints measurements"]
+async fn measure_many_at_once_on_servers() {
+    let Some(servers) = Servers::shared().await else { return };
+    measure_many_at_once(&Site::on(&servers)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints measurements"]
+async fn measure_many_at_once_on_the_embedded_default() {
+    measure_many_at_once(&Site::embedded()).await;
 }

@@ -134,14 +134,14 @@ async fn a_stopped_execution_takes_no_result() {
     let site = Site::on(&servers);
     let (_server, _worker) = (site.start().await, site.worker(TEST_WORKER));
     let machine = site.api.deploy("sleeps", &task("sleeps", &json!({})).to_string()).await.unwrap();
-    let execution = site.api.start(&machine, "1500", None).await.unwrap();
+    let execution = site.api.start(&machine, "4000", None).await.unwrap();
     reaches(&site.api, &execution, "ActivityStarted").await;
     site.api.stop(&execution, Some("Enough"), Some("asked to")).await.unwrap();
     let stopped = site.api.describe(&execution).await.unwrap();
     assert_eq!((stopped.status.as_str(), stopped.error.as_deref()), ("ABORTED", Some("Enough")));
     let before = site.api.history(&execution).await.unwrap();
-    // Another task of the same worker that takes longer: when it has ended, so has the first.
-    let other = site.api.start(&machine, "1600", None).await.unwrap();
+    // Another task of the same worker that takes as long: when it has ended, so has the first.
+    let other = site.api.start(&machine, "4000", None).await.unwrap();
     assert_eq!(output(&ended(&site.api, &other).await), 1);
     assert_eq!(site.api.history(&execution).await.unwrap(), before);
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+    Acker, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+    message::Delivery,
     options::{
-        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+        BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
         ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
     },
     types::{AMQPValue, FieldTable},
@@ -21,9 +22,37 @@ pub struct Letter {
     pub body: Vec<u8>,
     /// Its properties.
     pub properties: BasicProperties,
+    /// RabbitMQ has delivered it before.
+    pub redelivered: bool,
+    acker: Acker,
 }
 
 impl Letter {
+    fn new(delivery: Delivery) -> Letter {
+        let Delivery { data, properties, redelivered, acker, .. } = delivery;
+        Letter { body: data, properties, redelivered, acker }
+    }
+
+    /// Acknowledges it; only for one that was [`borrowed`](Queues::borrowed).
+    pub async fn acknowledge(&self) {
+        self.acker.ack(BasicAckOptions::default()).await.expect("the channel is open");
+    }
+
+    /// A header that is a number.
+    pub fn number(&self, name: &str) -> Option<i64> {
+        match self.properties.headers().as_ref()?.inner().get(name)? {
+            AMQPValue::LongLongInt(number) => Some(*number),
+            AMQPValue::LongInt(number) => Some(i64::from(*number)),
+            _ => None,
+        }
+    }
+
+    /// The names of its headers, in their order.
+    pub fn header_names(&self) -> Vec<&str> {
+        let headers = self.properties.headers().as_ref();
+        headers.iter().flat_map(|headers| headers.inner().keys()).map(|name| name.as_str()).collect()
+    }
+
     /// A header that is text.
     pub fn header(&self, name: &str) -> Option<String> {
         match self.properties.headers().as_ref()?.inner().get(name)? {
@@ -42,7 +71,7 @@ impl Letter {
 #[derive(Debug)]
 pub struct Queues {
     channel: Channel,
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Queues {
@@ -52,7 +81,7 @@ impl Queues {
         let connection = connection.expect("RabbitMQ can be reached");
         let channel = connection.create_channel().await.expect("a channel opens");
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("RabbitMQ confirms");
-        Queues { channel, _connection: connection }
+        Queues { channel, connection }
     }
 
     /// Declares a durable classic queue, as an existing producer would have.
@@ -108,13 +137,10 @@ impl Queues {
     /// Takes one message, if there is one. No such queue counts as none.
     pub async fn take(&mut self, queue: &str) -> Option<Letter> {
         match self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await {
-            Ok(Some(message)) => {
-                let message = message.delivery;
-                Some(Letter { body: message.data, properties: message.properties })
-            }
+            Ok(Some(message)) => Some(Letter::new(message.delivery)),
             Ok(None) => None,
             Err(_) => {
-                self.channel = self._connection.create_channel().await.expect("a channel opens");
+                self.channel = self.connection.create_channel().await.expect("a channel opens");
                 let confirms = self.channel.confirm_select(ConfirmSelectOptions::default()).await;
                 confirms.expect("RabbitMQ confirms");
                 None
@@ -125,6 +151,20 @@ impl Queues {
     /// Waits for a message and takes it.
     pub async fn taken(&mut self, queue: &str, limit: Duration) -> Letter {
         until(&format!("a message on {queue}"), limit, async || self.take(queue).await).await
+    }
+
+    /// Waits for a message and keeps it unacknowledged: it comes again when this connection ends.
+    pub async fn borrowed(&self, queue: &str, limit: Duration) -> Letter {
+        until(&format!("a message on {queue}"), limit, async || {
+            let message = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await;
+            message.expect("the queue is there").map(|message| Letter::new(message.delivery))
+        })
+        .await
+    }
+
+    /// Ends the connection; what was borrowed goes back.
+    pub async fn close(self) {
+        self.connection.close(200, "OK".into()).await.expect("the connection closes");
     }
 
     /// How many messages are ready on a queue.

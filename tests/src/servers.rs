@@ -6,6 +6,7 @@ use std::{
     process::Command,
 };
 
+use stagepost_protocol::TokenKey;
 use tokio_postgres::NoTls;
 
 use crate::Queues;
@@ -152,6 +153,20 @@ impl Servers {
             .chain(["callbacks", "express", "dead-letters"].map(String::from))
             .map(|name| self.queue(&name))
             .collect()
+    }
+
+    /// The key that signs the task tokens of the installation, which has been started before.
+    pub async fn token_key(&self) -> TokenKey {
+        let (client, connection) =
+            tokio_postgres::connect(&self.database_url, NoTls).await.expect("PostgreSQL can be reached");
+        let connection = tokio::spawn(connection);
+        let found =
+            client.query_one("SELECT value FROM settings WHERE name = 'task-token-secret'", &[]).await;
+        let secret: String = found.expect("a coordinator has made it").get(0);
+        drop(client);
+        // It ends as the client is gone.
+        let _ = connection.await;
+        TokenKey::new(secret.as_bytes())
     }
 
     async fn clean_up(amqp_url: String, queues: Vec<String>, schema: String, database_url: String) {

@@ -201,6 +201,11 @@ impl Execution {
         self.live.redriven.as_ref().map_or((0, None), |r| (r.count, Some(r.at)))
     }
 
+    /// Whether the last redrive is the one that was asked for with this `clientToken`.
+    pub fn is_redriven_by(&self, client_token: &str) -> bool {
+        self.live.redriven.as_ref().is_some_and(|last| last.client_token.as_deref() == Some(client_token))
+    }
+
     /// When it must be woken at the latest: the earliest of all waits, timeouts, heartbeats and retries. May be now: a
     /// decision of very many events stops and goes on with the next [`Input::Wake`].
     pub fn next_deadline(&self) -> Option<Timestamp> {

@@ -17,13 +17,12 @@ use crate::{
 
 /// Why an execution cannot be redriven.
 fn refused(execution: &Execution, client_token: Option<&str>) -> Option<Ignored> {
+    // Who asks once more has missed the answer, whatever became of the execution since.
+    if client_token.is_some_and(|token| execution.is_redriven_by(token)) {
+        return Some(Ignored::AlreadyRedriven);
+    }
     match execution.end() {
-        None => {
-            let redriven = execution.live.redriven.as_ref();
-            let token = redriven.and_then(|r| r.client_token.as_deref());
-            let again = client_token.is_some() && token == client_token;
-            return Some(if again { Ignored::AlreadyRedriven } else { Ignored::NotEnded });
-        }
+        None => return Some(Ignored::NotEnded),
         Some((End::Succeeded(_), _)) => return Some(Ignored::Ended),
         Some((End::Failed { .. } | End::TimedOut | End::Aborted { .. }, _)) => {}
     }

@@ -58,7 +58,7 @@ reasons! {
     Malformed "malformed",
     /// Its task token is forged, or of another installation.
     InvalidToken "invalid-token",
-    /// Its task token is of an execution that there is not.
+    /// Its task token is of a task that there is not.
     UnknownTask "unknown-task",
     /// The task had ended before the answer came, and in another way.
     Expired "expired",

@@ -26,22 +26,23 @@ impl Round<'_> {
                 self.decided.late.push(Late { execution: id, attempt: event_id, outcome, letter });
             }
             Reply::TaskDoesNotExist => {
-                self.bury(answer, DeadReason::UnknownTask, "there is no such task: its execution is gone");
+                let reason = "there is no such task: its execution is gone, or never came to it";
+                self.bury(answer, DeadReason::UnknownTask, reason);
             }
             // It was taken, or is among the dead letters already.
             _ => {}
         }
     }
 
+    /// A heartbeat leaves nothing behind.
     fn bury(&mut self, answer: TokenAnswer, kind: DeadReason, reason: &str) {
+        let Some(message) = answer.message() else { return };
         tracing::warn!(
             reason,
-            queue = answer.source,
+            queue = message.queue,
             "a message could not be used; it is among the dead letters"
         );
-        if let Some(message) = answer.message() {
-            let topology = &self.deciding.options.topology;
-            self.decided.messages.push(dispatch::dead_message(topology, message, kind, reason));
-        }
+        let topology = &self.deciding.options.topology;
+        self.decided.messages.push(dispatch::dead_message(topology, message, kind, reason));
     }
 }

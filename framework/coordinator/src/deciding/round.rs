@@ -371,7 +371,9 @@ impl<'a> Round<'a> {
             return Reply::Refused(reason.clone());
         }
         let Some(entry) = self.deciding.cache.get(id) else { return Reply::NotFound };
-        let refused = self.known.ended.get(&id).and_then(|summary| summary.not_redrivable(self.now));
+        let again = entry.execution.is_redriven_by(&redrive.client_token);
+        let ended = self.known.ended.get(&id).filter(|_| !again);
+        let refused = ended.and_then(|summary| summary.not_redrivable(self.now));
         let refused = refused.or_else(|| family::redriven_by_its_parent(entry.execution.origin()));
         if let Some(why) = refused {
             self.refused.push(id);
@@ -384,7 +386,9 @@ impl<'a> Round<'a> {
         match ignored {
             None => Reply::Redriven { redriven_at },
             Some(Ignored::AlreadyRedriven) => {
-                if redelivered {
+                if self.known.ended.contains_key(&id) {
+                    self.refused.push(id);
+                } else if redelivered {
                     self.republish(id);
                 }
                 Reply::Redriven { redriven_at }

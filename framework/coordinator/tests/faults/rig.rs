@@ -361,8 +361,7 @@ impl Rig {
                 loop {
                     match tokio::time::timeout(ANSWER_MAX, self.client.redrive(redrive.clone())).await {
                         Ok(Ok(Reply::Redriven { .. })) => return,
-                        // It has not failed yet, or an answer got lost and it succeeded meanwhile.
-                        Ok(Ok(Reply::NotRedrivable(why))) if why.contains("SUCCEEDED") => return,
+                        // It has not failed yet.
                         Ok(Ok(Reply::NotRedrivable(why))) if why.contains("RUNNING") => {
                             tokio::time::sleep(Duration::from_millis(20)).await;
                             if n.is_multiple_of(2)

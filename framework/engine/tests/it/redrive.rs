@@ -160,6 +160,15 @@ fn a_redrive_that_is_asked_for_again_is_the_same_one() {
     assert_eq!(run.decide(with("t")), Err(Ignored::AlreadyRedriven));
     assert_eq!(run.decide(with("u")), Err(Ignored::NotEnded));
     assert_eq!(redrive(&mut run), Err(Ignored::NotEnded));
+    // Also when it has ended once more since, however.
+    let redriven = run.execution.redrives();
+    run.fail(run.execution.last_event_id(), "X");
+    assert_eq!(run.decide(with("t")), Err(Ignored::AlreadyRedriven));
+    assert_eq!(run.execution.redrives(), redriven);
+    run.decide(with("u")).unwrap();
+    run.succeed(run.execution.last_event_id(), json!(1));
+    assert_eq!(run.decide(with("u")), Err(Ignored::AlreadyRedriven));
+    assert_eq!(run.decide(with("t")), Err(Ignored::Ended));
 }
 
 #[test]

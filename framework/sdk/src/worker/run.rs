@@ -23,6 +23,9 @@ use crate::activity::Registration;
 use crate::context::Outgoing;
 use crate::failure::Cancelled;
 
+/// So long a worker that is no longer wanted goes on to start, so that it can stop in order.
+const STARTS_WITHIN: Duration = Duration::from_secs(2);
+
 /// Runs until a signal comes; a second one cuts the grace short.
 pub(super) async fn with_signals(worker: Worker) -> Result<(), WorkerError> {
     let mut signals = Signals::install().map_err(WorkerError::Signals)?;
@@ -143,11 +146,17 @@ pub(super) async fn on_broker(
         Ok::<_, WorkerError>((started, answers))
     };
     // A broker that cannot be reached is waited for, but not longer than the worker is wanted.
-    let (started, answers) = tokio::select! {
-        biased;
-        started = started => started?,
-        () = &mut shutdown => return Ok(()),
+    let (begun, wanted) = {
+        let mut started = std::pin::pin!(started);
+        tokio::select! {
+            biased;
+            begun = &mut started => (Ok(begun), true),
+            // What has come already to a consumer that is dropped would be taken for begun.
+            () = &mut shutdown => (tokio::time::timeout(STARTS_WITHIN, started).await, false),
+        }
     };
+    let Ok(begun) = begun else { return Ok(()) };
+    let (started, answers) = begun?;
 
     let activities: Activities = started
         .iter()
@@ -171,8 +180,9 @@ pub(super) async fn on_broker(
 
     let ended = tokio::select! {
         biased;
-        () = &mut shutdown => Ok(()),
-        ended = first_end(&mut queues) => ended.map(drop),
+        () = &mut shutdown, if wanted => Ok(()),
+        ended = first_end(&mut queues), if wanted => ended.map(drop),
+        else => Ok(()),
     };
     stop.cancel();
     // A consumer that is dropped gives back what is unsettled: they live until everything is reported.

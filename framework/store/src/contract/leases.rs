@@ -56,10 +56,12 @@ pub(crate) async fn three_owners_share_all_shards_and_never_one(db: Arc<dyn Data
 
 pub(crate) async fn an_expired_owner_loses_its_shards_to_a_higher_epoch(db: Arc<dyn Database>) {
     let store = db.open().await;
-    let (old, share) = store.lease("a", Duration::from_millis(300), 4).await.unwrap();
+    let (old, share) = store.lease("a", MINUTE, 4).await.unwrap();
     assert_eq!((old.len(), share), (4, 4));
     let (none, share) = store.lease("b", MINUTE, 4).await.unwrap();
     assert_eq!((none.len(), share), (0, 2));
+    let (renewed, _) = store.lease("a", Duration::from_millis(50), 4).await.unwrap();
+    assert_eq!(renewed, old);
 
     let deadline = Instant::now() + Duration::from_secs(20);
     let new = loop {
