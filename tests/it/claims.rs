@@ -119,7 +119,7 @@ async fn a_worker_that_stood_still_asks_before_it_begins() {
     let site = Site::on(&servers);
     let (_server, mut worker) = (site.start().await, site.worker_with(TEST_WORKER, &SHORT));
     let trace = Trace::new();
-    let first = begin(&site, "writes", &trace, 10).await;
+    let first = begin(&site, "writes", &trace.input(10)).await;
     assert_eq!(output(&ended(&site.api, &first).await), 1);
     worker.signal("STOP");
     let second = site.api.start(&first.state_machine_arn(), &trace.input(10), None).await.unwrap();
