@@ -11,6 +11,7 @@ use stagepost_broker::{Acker, Delivery, DeliveryTag, Health};
 use stagepost_engine::{Execution, HistoryEvent, Origin, children::has_children, history};
 use stagepost_protocol::{
     ActivityArn, DeadReason, ExecutionId, ShardId, ShardMessage, Timestamp, TokenKey,
+    message::HEADER_REPUBLISHED,
     shard::{Redrive, RedriveChild, Start, Stop},
 };
 use stagepost_store::{ExecutionStatus, ExecutionSummary, HistoryRow, Lease, StoredExecution};
@@ -67,6 +68,7 @@ struct Taken {
     shard: ShardId,
     message: ShardMessage,
     reply: Option<(String, String)>,
+    /// It may have been taken before.
     redelivered: bool,
 }
 
@@ -360,7 +362,10 @@ impl Deciding {
         match ShardMessage::decode(&delivery.body, properties) {
             Ok(message) => {
                 let reply = properties.reply_to.clone().zip(properties.correlation_id.clone());
-                taken.push(Taken { shard, message, reply, redelivered: delivery.redelivered });
+                // What was published again is a repetition if the first one has arrived.
+                let republished = properties.headers.contains_key(HEADER_REPUBLISHED);
+                let redelivered = delivery.redelivered || republished;
+                taken.push(Taken { shard, message, reply, redelivered });
             }
             Err(reason) => {
                 let topology = &self.options.topology;

@@ -40,6 +40,20 @@ async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> 
     tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("waited in vain until {what}"))
 }
 
+fn start(name: &str) -> Start {
+    Start {
+        execution: machine().execution(name),
+        state_machine: machine(),
+        definition_id: "d".into(),
+        role_arn: "r".into(),
+        input: Payload::empty_object(),
+        trace_header: None,
+        fresh: false,
+        parent: None,
+        map_item: None,
+    }
+}
+
 struct Rig {
     directory: PathBuf,
     store: Arc<SqliteStore>,
@@ -104,18 +118,8 @@ impl Rig {
 
     /// Starts an execution.
     async fn start(&self, name: &str) -> ExecutionArn {
-        let execution = machine().execution(name);
-        let start = Start {
-            execution: execution.clone(),
-            state_machine: machine(),
-            definition_id: "d".into(),
-            role_arn: "r".into(),
-            input: Payload::empty_object(),
-            trace_header: None,
-            fresh: false,
-            parent: None,
-            map_item: None,
-        };
+        let start = start(name);
+        let execution = start.execution.clone();
         assert!(matches!(self.client.start(start).await.unwrap(), Reply::Started { .. }));
         execution
     }
@@ -309,6 +313,29 @@ async fn what_a_worker_gives_back_is_given_out_once() {
     assert_eq!(claimant.claims(&rig, &again, First).await, Verdict::Run);
     rig.report(&task, output()).await;
     assert_eq!(rig.ended(&execution).await.status, ExecutionStatus::Succeeded);
+}
+
+/// A request of which it was not known whether it had arrived may have been carried out to the end.
+#[tokio::test]
+async fn a_start_that_is_published_again_is_the_same_start() {
+    let mut rig = Rig::new().await;
+    let execution = rig.start("e").await;
+    let task = rig.task().await;
+    rig.report(&task, output()).await;
+    rig.ended(&execution).await;
+    let mut answers = rig.broker.private_queue("answers").await.unwrap();
+    for republished in [false, true] {
+        let reply = Some(("answers".to_owned(), "c".to_owned()));
+        let mut message = ShardMessage::Start(Box::new(start("e"))).encode(task.reply_to.clone(), reply);
+        if republished {
+            message.mark_republished();
+        }
+        rig.broker.publish(vec![message]).await.remove(0).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answers.next(1)).await.expect("an answer comes").unwrap();
+        let reply: Reply = serde_json::from_slice(&answer[0].body).unwrap();
+        assert_eq!(matches!(reply, Reply::Started { .. }), republished, "{reply:?}");
+        assert!(republished || reply == Reply::AlreadyExists, "{reply:?}");
+    }
 }
 
 /// A poll that its asker gave up leaves its task to the next one, and not in doubt.
