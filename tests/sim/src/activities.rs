@@ -94,8 +94,7 @@ pub(crate) async fn once(cx: Context, site: State<Site>, work: Work) -> Result<V
     let (process, world) = (&site.process, &site.process.world);
     let times = world.attempts.begin(cx.task_token());
     // A broker that loses what it had confirmed, as one does that dies with its process, is beyond what is promised.
-    let kept = !world.embedded && world.faults.broker_losses.is_none();
-    if kept && times > 1 {
+    if world.broker_keeps() && times > 1 {
         world.violate(format!("{} begins an attempt of {} that was begun before", process.name, cx.state()));
     }
     perform(&cx, process, work).await

@@ -2,13 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::Value;
 use stagepost_engine::{EventKind, Execution, history};
 use stagepost_protocol::{DeadLetter, DeadReason, Namespace, topology::Topology};
 use stagepost_store::{ExecutionStatus, ExecutionSummary};
 
 use crate::{
-    store::{commit::origin, tables::Row},
-    workflow::{self, Endings, Machine, Plan},
+    scenario::Script,
+    store::{
+        commit::origin,
+        tables::{Row, Tables},
+    },
+    workflow::{self, Endings, Plan},
     world::World,
 };
 
@@ -31,17 +36,20 @@ pub(crate) fn unfinished(world: &World) -> Option<String> {
 }
 
 /// Checks every execution, and that nothing was lost.
-pub(crate) fn results(world: &World, machines: &[Arc<Machine>]) -> Result<(), String> {
+pub(crate) fn results(world: &World, script: &Script) -> Result<(), String> {
     let mut tables = world.tables();
-    let letters = tables.records.values().filter(|record| record.kind == DeadLetter::RECORD);
-    for letter in letters {
+    let letters = letters(&tables)?;
+    let queues: Vec<String> = script.producers.iter().map(|producer| producer.queue()).collect();
+    for letter in letters.iter().filter(|letter| letter.source.as_ref().is_none_or(|s| !queues.contains(s))) {
         // An answer or a signal may come too late.
-        let letter = DeadLetter::from_payload(&letter.body).ok_or("a dead letter cannot be read")?;
         if letter.kind != DeadReason::Expired && letter.reason != "the execution has ended" {
             return Err(format!("a dead letter: {}", letter.reason));
         }
     }
-    for machine in machines.iter().filter(|machine| machine.plan != Plan::Child) {
+    for producer in &script.producers {
+        producer.check(world, &tables, &letters)?;
+    }
+    for machine in script.machines.iter().filter(|machine| machine.plan != Plan::Child) {
         let execution = workflow::arn(&machine.name).execution("e");
         let row = tables.executions.get(&execution.id());
         let row = row.ok_or_else(|| format!("{execution} was accepted, and is not there"))?;
@@ -54,6 +62,17 @@ pub(crate) fn results(world: &World, machines: &[Arc<Machine>]) -> Result<(), St
         replay(&tables.executions[&id], definition)?;
     }
     Ok(())
+}
+
+fn letters(tables: &Tables) -> Result<Vec<DeadLetter>, String> {
+    let letters = tables.records.values().filter(|record| record.kind == DeadLetter::RECORD);
+    let read = letters.map(|record| DeadLetter::from_payload(&record.body));
+    read.map(|letter| letter.ok_or_else(|| "a dead letter cannot be read".to_owned())).collect()
+}
+
+/// Checks that an execution has succeeded with this output.
+pub(crate) fn succeeded(summary: &ExecutionSummary, output: &Value) -> Result<(), String> {
+    ending(summary, &Endings { outputs: vec![output.clone()], ..Endings::default() })
 }
 
 fn ending(summary: &ExecutionSummary, endings: &Endings) -> Result<(), String> {

@@ -4,9 +4,13 @@
 //! ([`step`]). Where chance decides, because an attempt may time out and is caught, there are two.
 
 use serde_json::{Map, Value, json};
-use stagepost_protocol::{Namespace, StateMachineArn};
+use stagepost_protocol::{Namespace, Payload, StateMachineArn};
+use stagepost_store::{DefinitionRow, StateMachineRow};
 
-use crate::{rng::Rng, world::digest};
+use crate::{
+    rng::Rng,
+    world::{World, digest},
+};
 
 /// Where steps are nested no further.
 const DEPTH_MAX: usize = 2;
@@ -52,6 +56,40 @@ pub(crate) struct Endings {
     pub(crate) aborted: bool,
 }
 
+/// A machine of one task, which succeeds with whatever it is started.
+#[derive(Debug)]
+pub(crate) struct Simple {
+    pub(crate) name: String,
+    definition: Value,
+    salt: u64,
+}
+
+impl Simple {
+    /// What it makes of its input.
+    pub(crate) fn output(&self, input: &Value) -> Value {
+        step(input, self.salt)
+    }
+
+    /// Creates it, as the API does.
+    pub(crate) fn create(&self, world: &World) {
+        let now = world.now();
+        let row = StateMachineRow {
+            arn: arn(&self.name),
+            definition_id: self.name.clone(),
+            role_arn: "r".to_owned(),
+            kind: "STANDARD".to_owned(),
+            status: "ACTIVE".to_owned(),
+            created_at: now,
+            updated_at: now,
+            settings: Payload::empty_object(),
+        };
+        let definition = DefinitionRow { id: self.name.clone(), text: self.definition.to_string() };
+        let mut tables = world.tables();
+        tables.definitions.insert(definition.id.clone(), definition);
+        tables.state_machines.insert(row.arn.to_string(), row);
+    }
+}
+
 /// What a step makes of a value.
 pub(crate) fn step(value: &Value, salt: u64) -> Value {
     json!(digest(&(value.to_string(), salt)) >> 32)
@@ -68,6 +106,13 @@ pub(crate) fn machines(rng: &Rng, count: u64) -> Vec<Machine> {
     let mut machines: Vec<Machine> = (0..count).map(|n| generator.machine(n)).collect();
     machines.append(&mut generator.children);
     machines
+}
+
+/// Makes a machine of one task.
+pub(crate) fn simple(rng: &Rng, name: String) -> Simple {
+    let mut generator = Generator { rng, states: 0, signals: Vec::new(), children: Vec::new() };
+    let (definition, salt) = generator.single();
+    Simple { name, definition, salt }
 }
 
 struct Generator<'r> {
