@@ -9,6 +9,7 @@ use stagepost_store::{ExecutionStatus, ExecutionSummary};
 
 use crate::{
     scenario::Script,
+    schedules,
     store::{
         commit::origin,
         tables::{Row, Tables},
@@ -29,6 +30,9 @@ pub(crate) fn unfinished(world: &World) -> Option<String> {
             return Some(format!("{} has ended, and wakes up at {at}", summary.arn));
         }
     }
+    if let Some(due) = schedules::unfinished(&tables) {
+        return Some(due);
+    }
     let nobody = Topology::default().activity(&Namespace::default(), "nobody");
     let busy = world.broker().busy();
     let busy = busy.into_iter().find(|(queue, _)| *queue != nobody);
@@ -48,6 +52,9 @@ pub(crate) fn results(world: &World, script: &Script) -> Result<(), String> {
     }
     for producer in &script.producers {
         producer.check(world, &tables, &letters)?;
+    }
+    if let Some(schedule) = &script.schedule {
+        schedule.check(&tables)?;
     }
     for machine in script.machines.iter().filter(|machine| machine.plan != Plan::Child) {
         let execution = workflow::arn(&machine.name).execution("e");

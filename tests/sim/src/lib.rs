@@ -1,6 +1,6 @@
 //! Deterministic simulation: real coordinators and real workers, in one thread and under virtual time, on a broker and
 //! a store that fail by chance; processes that die at any call and are started anew; clients that start, stop and
-//! redrive random workflows; triggers, and producers of their messages. All chance comes from one seed, so a seed that
+//! redrive random workflows; triggers, and producers of their messages; schedules. All chance comes from one seed, so a seed that
 //! fails does so again, in the same way.
 //!
 //! ```text
@@ -13,12 +13,12 @@
 //!
 //! * [`run`] plays a seed and says what became of it; the binary does so for many.
 //! * `world` is what all share, `process` what can die, `processes` what runs, `workflow` what is run, `clients` who
-//!   wants it, `triggers` starts the rest, `check` says what must be true when all is over, `trace` what happened.
+//!   wants it, `triggers` and `schedules` start the rest, `check` says what must be true when all is over, `trace` what happened.
 //!
 //! What must hold: every accepted start ends, with an outcome that its definition allows; an attempt ends once; what is
 //! stored replays, row by row and as a whole, to what was in the coordinators' memory; nothing is pending, on a queue
 //! or due for ever; a message of a trigger has started one execution, however often it came, or is a dead letter where
-//! it can start none; nothing else is a dead letter.
+//! it can start none; nothing else is a dead letter; a firing of a schedule has started one execution.
 
 mod activities;
 mod broker;
@@ -29,6 +29,7 @@ mod process;
 mod processes;
 mod rng;
 mod scenario;
+mod schedules;
 mod store;
 mod trace;
 mod triggers;

@@ -12,6 +12,7 @@ use crate::{
     check,
     clients::{self, Api},
     processes::{self, Role},
+    schedules::{self, Scheduled},
     triggers::{self, Producer},
     workflow::{self, Machine, Plan},
     world::World,
@@ -26,13 +27,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Script {
     pub(crate) machines: Vec<Arc<Machine>>,
     pub(crate) producers: Vec<Arc<Producer>>,
+    pub(crate) schedule: Option<Arc<Scheduled>>,
 }
 
 impl Script {
     fn draw(world: &World) -> Script {
         let count = 2 + world.rng.below(6);
         let machines = workflow::machines(&world.rng, count).into_iter().map(Arc::new).collect();
-        Script { machines, producers: triggers::draw(world) }
+        Script { machines, producers: triggers::draw(world), schedule: schedules::draw(world) }
     }
 }
 
@@ -60,6 +62,9 @@ async fn all(world: &Arc<World>, script: &Script) {
     for producer in &script.producers {
         drivers.spawn(Arc::clone(producer).operate(Arc::clone(world)));
         drivers.spawn(Arc::clone(producer).produce(Arc::clone(world)));
+    }
+    if let Some(schedule) = &script.schedule {
+        drivers.spawn(Arc::clone(schedule).create(Arc::clone(world)));
     }
     running.spawn(clients::answer_all(Arc::clone(world), api));
     running.spawn(restarts(Arc::clone(world)));
