@@ -86,6 +86,9 @@ pub(crate) struct Work {
     beats: bool,
     /// It fails until its execution is redriven.
     redriven: bool,
+    /// The execution that is redriven, if its own is a child of that.
+    #[serde(default)]
+    root: Option<String>,
 }
 
 /// A step that must not be done twice.
@@ -124,7 +127,8 @@ async fn perform(cx: &Context, process: &Process, work: Work) -> Result<Value, F
         }
     }
     process.survive(world.faults.die_in_activity).await;
-    let early = work.redriven && !lock(&world.attempts.redriven).contains(cx.execution());
+    let root = work.root.as_deref().unwrap_or(cx.execution());
+    let early = work.redriven && !lock(&world.attempts.redriven).contains(root);
     if early || cx.attempt() <= work.fails {
         return Err(Failure::new(FLAKY, "as it was told"));
     }

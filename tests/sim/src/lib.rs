@@ -13,12 +13,18 @@
 //!
 //! * [`run`] plays a seed and says what became of it; the binary does so for many.
 //! * `world` is what all share, `process` what can die, `processes` what runs, `workflow` what is run, `clients` who
-//!   wants it, `triggers` and `schedules` start the rest, `check` says what must be true when all is over, `trace` what happened.
+//!   wants it, `triggers` and `schedules` what else starts it, `check` what must be true when all is over, `trace` what
+//!   happened.
 //!
-//! What must hold: every accepted start ends, with an outcome that its definition allows; an attempt ends once; what is
-//! stored replays, row by row and as a whole, to what was in the coordinators' memory; nothing is pending, on a queue
-//! or due for ever; a message of a trigger has started one execution, however often it came, or is a dead letter where
-//! it can start none; nothing else is a dead letter; a firing of a schedule has started one execution.
+//! What must hold:
+//!
+//! * every accepted start ends, with an outcome that its definition allows; an attempt ends once; what is stored replays,
+//!   row by row and as a whole, to what was in the coordinators' memory;
+//! * a Map Run has counted what its child executions came to;
+//! * a message of a trigger has started one execution, however often it came, or is a dead letter where it can start
+//!   none; nothing else is a dead letter;
+//! * a firing of a schedule has started one execution;
+//! * nothing is pending, on a queue or due for ever.
 
 mod activities;
 mod broker;

@@ -3,6 +3,8 @@
 //! What flows through a machine is one JSON value; each step makes another of it that can be computed beforehand
 //! ([`step`]). Where chance decides, because an attempt may time out and is caught, there are two.
 
+mod map_runs;
+
 use serde_json::{Map, Value, json};
 use stagepost_protocol::{Namespace, Payload, StateMachineArn};
 use stagepost_store::{DefinitionRow, StateMachineRow};
@@ -32,6 +34,8 @@ pub(crate) struct Machine {
     pub(crate) signals: Vec<(String, Value)>,
     /// How it may end.
     pub(crate) endings: Endings,
+    /// How its Map Run must end, if that is what it is about.
+    pub(crate) map_run: Option<map_runs::Expected>,
 }
 
 /// What is done with an execution besides starting it.
@@ -127,6 +131,9 @@ type Part = (Value, Vec<Value>);
 
 impl Generator<'_> {
     fn machine(&mut self, n: u64) -> Machine {
+        if self.rng.one_in(8) {
+            return self.map_run(format!("m{n}"));
+        }
         let input = json!(self.rng.below(1_000));
         let (mut definition, mut outputs) = self.sequence(0, vec![input.clone()]);
         let mut endings = Endings::default();
@@ -160,7 +167,7 @@ impl Generator<'_> {
         };
         endings.outputs = outputs;
         let signals = std::mem::take(&mut self.signals);
-        Machine { name: format!("m{n}"), definition, input, plan, signals, endings }
+        Machine { name: format!("m{n}"), definition, input, plan, signals, endings, map_run: None }
     }
 
     fn name(&mut self) -> String {
@@ -415,7 +422,7 @@ impl Generator<'_> {
             "Retry": self.retry(0),
         });
         let (input, plan, signals) = (Value::Null, Plan::Child, Vec::new());
-        self.children.push(Machine { name, definition, input, plan, signals, endings });
+        self.children.push(Machine { name, definition, input, plan, signals, endings, map_run: None });
         (state, values.iter().map(|value| json!({ "of": step(value, salt) })).collect())
     }
 
