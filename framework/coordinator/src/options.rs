@@ -52,6 +52,15 @@ impl Random {
     pub fn next(&self) -> u64 {
         (self.0)()
     }
+
+    /// A new UUID that orders by time.
+    pub(crate) fn uuid(&self, now: Timestamp) -> uuid::Uuid {
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&self.next().to_be_bytes());
+        random[8..].copy_from_slice(&self.next().to_be_bytes()[..2]);
+        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
+        uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+    }
 }
 
 /// Is told of executions, by their ids. Must return at once.
@@ -128,5 +137,20 @@ impl Default for Options {
             clock: Clock::system(),
             random: Random::system(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_are_made_of_time_and_chance_and_order_by_time() {
+        let chance = |bits: u64| Random::new(move || bits);
+        let uuid = |millis, bits| chance(bits).uuid(Timestamp::from_millis(millis));
+        assert_eq!(uuid(1_000, 7), uuid(1_000, 7));
+        assert_ne!(uuid(1_000, 7), uuid(1_000, 8));
+        assert!(uuid(1_000, u64::MAX) < uuid(1_001, 0));
+        assert_eq!(uuid(1_000, 7).get_version_num(), 7);
     }
 }

@@ -86,6 +86,9 @@ pub(crate) struct Work {
     beats: bool,
     /// It fails until its execution is redriven.
     redriven: bool,
+    /// The execution that is redriven, if its own is a child of that.
+    #[serde(default)]
+    root: Option<String>,
 }
 
 /// A step that must not be done twice.
@@ -94,8 +97,7 @@ pub(crate) async fn once(cx: Context, site: State<Site>, work: Work) -> Result<V
     let (process, world) = (&site.process, &site.process.world);
     let times = world.attempts.begin(cx.task_token());
     // A broker that loses what it had confirmed, as one does that dies with its process, is beyond what is promised.
-    let kept = !world.embedded && world.faults.broker_losses.is_none();
-    if kept && times > 1 {
+    if world.broker_keeps() && times > 1 {
         world.violate(format!("{} begins an attempt of {} that was begun before", process.name, cx.state()));
     }
     perform(&cx, process, work).await
@@ -125,7 +127,8 @@ async fn perform(cx: &Context, process: &Process, work: Work) -> Result<Value, F
         }
     }
     process.survive(world.faults.die_in_activity).await;
-    let early = work.redriven && !lock(&world.attempts.redriven).contains(cx.execution());
+    let root = work.root.as_deref().unwrap_or(cx.execution());
+    let early = work.redriven && !lock(&world.attempts.redriven).contains(root);
     if early || cx.attempt() <= work.fails {
         return Err(Failure::new(FLAKY, "as it was told"));
     }

@@ -2,13 +2,21 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::Value;
 use stagepost_engine::{EventKind, Execution, history};
-use stagepost_protocol::{DeadLetter, DeadReason, Namespace, topology::Topology};
+use stagepost_protocol::{
+    DeadLetter, DeadReason, MapRun, MapRunCounts, MapRunStatus, Namespace, topology::Topology,
+};
 use stagepost_store::{ExecutionStatus, ExecutionSummary};
 
 use crate::{
-    store::{commit::origin, tables::Row},
-    workflow::{self, Endings, Machine, Plan},
+    scenario::Script,
+    schedules,
+    store::{
+        commit::origin,
+        tables::{Row, Tables},
+    },
+    workflow::{self, Endings, Plan},
     world::World,
 };
 
@@ -24,6 +32,9 @@ pub(crate) fn unfinished(world: &World) -> Option<String> {
             return Some(format!("{} has ended, and wakes up at {at}", summary.arn));
         }
     }
+    if let Some(due) = schedules::unfinished(&tables) {
+        return Some(due);
+    }
     let nobody = Topology::default().activity(&Namespace::default(), "nobody");
     let busy = world.broker().busy();
     let busy = busy.into_iter().find(|(queue, _)| *queue != nobody);
@@ -31,22 +42,36 @@ pub(crate) fn unfinished(world: &World) -> Option<String> {
 }
 
 /// Checks every execution, and that nothing was lost.
-pub(crate) fn results(world: &World, machines: &[Arc<Machine>]) -> Result<(), String> {
+pub(crate) fn results(world: &World, script: &Script) -> Result<(), String> {
     let mut tables = world.tables();
-    let letters = tables.records.values().filter(|record| record.kind == DeadLetter::RECORD);
-    for letter in letters {
+    let letters = letters(&tables)?;
+    let queues: Vec<String> = script.producers.iter().map(|producer| producer.queue()).collect();
+    for letter in letters.iter().filter(|letter| letter.source.as_ref().is_none_or(|s| !queues.contains(s))) {
         // An answer or a signal may come too late.
-        let letter = DeadLetter::from_payload(&letter.body).ok_or("a dead letter cannot be read")?;
         if letter.kind != DeadReason::Expired && letter.reason != "the execution has ended" {
             return Err(format!("a dead letter: {}", letter.reason));
         }
     }
-    for machine in machines.iter().filter(|machine| machine.plan != Plan::Child) {
+    for producer in &script.producers {
+        producer.check(world, &tables, &letters)?;
+    }
+    if let Some(schedule) = &script.schedule {
+        schedule.check(&tables)?;
+    }
+    for machine in script.machines.iter().filter(|machine| machine.plan != Plan::Child) {
         let execution = workflow::arn(&machine.name).execution("e");
         let row = tables.executions.get(&execution.id());
         let row = row.ok_or_else(|| format!("{execution} was accepted, and is not there"))?;
         ending(&row.summary, &machine.endings)?;
+        if let Some(expected) = &machine.map_run {
+            let mut runs = tables.map_runs.values().filter(|run| run.execution == execution);
+            match (runs.next(), runs.next()) {
+                (Some(run), None) => expected.check(run)?,
+                other => return Err(format!("{execution} has not had one Map Run: {other:?}")),
+            }
+        }
     }
+    tables.map_runs.values().try_for_each(|run| map_run(&tables, run))?;
     let definitions: Vec<(_, String)> =
         tables.executions.iter().map(|(id, row)| (*id, row.summary.definition_id.clone())).collect();
     for (id, definition) in definitions {
@@ -54,6 +79,17 @@ pub(crate) fn results(world: &World, machines: &[Arc<Machine>]) -> Result<(), St
         replay(&tables.executions[&id], definition)?;
     }
     Ok(())
+}
+
+fn letters(tables: &Tables) -> Result<Vec<DeadLetter>, String> {
+    let letters = tables.records.values().filter(|record| record.kind == DeadLetter::RECORD);
+    let read = letters.map(|record| DeadLetter::from_payload(&record.body));
+    read.map(|letter| letter.ok_or_else(|| "a dead letter cannot be read".to_owned())).collect()
+}
+
+/// Checks that an execution has succeeded with this output.
+pub(crate) fn succeeded(summary: &ExecutionSummary, output: &Value) -> Result<(), String> {
+    ending(summary, &Endings { outputs: vec![output.clone()], ..Endings::default() })
 }
 
 fn ending(summary: &ExecutionSummary, endings: &Endings) -> Result<(), String> {
@@ -78,6 +114,38 @@ fn ending(summary: &ExecutionSummary, endings: &Endings) -> Result<(), String> {
         summary.error,
         summary.cause,
     ))
+}
+
+/// What a Map Run has counted is what its child executions came to, in executions and in items.
+fn map_run(tables: &Tables, run: &MapRun) -> Result<(), String> {
+    let mut ended: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for summary in tables.executions.values().map(|row| &row.summary) {
+        if let Some(item) = summary.map_item.as_ref().filter(|item| item.map_run == run.arn) {
+            let (executions, items) = ended.entry(summary.status.as_str()).or_default();
+            (*executions, *items) = (*executions + 1, *items + u64::from(item.items));
+        }
+    }
+    let of = |status: ExecutionStatus| ended.get(status.as_str()).copied().unwrap_or_default();
+    let both = |count: fn(&MapRunCounts) -> u64| (count(&run.executions), count(&run.items));
+    let (succeeded, failed, aborted) =
+        (both(|counts| counts.succeeded), both(|counts| counts.failed), both(|counts| counts.aborted));
+    let right = match run.status {
+        MapRunStatus::Running => false,
+        // One that is stopped before it began has left nothing.
+        MapRunStatus::Succeeded | MapRunStatus::Failed => {
+            succeeded == of(ExecutionStatus::Succeeded)
+                && failed == of(ExecutionStatus::Failed)
+                && aborted >= of(ExecutionStatus::Aborted)
+        }
+        // It was not waited for how those end that ran.
+        MapRunStatus::Aborted => {
+            succeeded <= of(ExecutionStatus::Succeeded) && failed <= of(ExecutionStatus::Failed)
+        }
+    };
+    if !right || run.stopped_at.is_none() || (run.executions.running, run.items.running) != (0, 0) {
+        return Err(format!("the executions of a Map Run came to {ended:?}, and it to {run:?}"));
+    }
+    Ok(())
 }
 
 /// The history as a whole comes to what its rows came to one by one, and each attempt has ended once.

@@ -134,12 +134,12 @@ async fn stop(world: &World, api: &Api, execution: &ExecutionArn) {
 async fn send(world: Arc<World>, api: Api, signal: Signal) {
     tokio::time::sleep(world.up_to(Duration::from_secs(8))).await;
     // A broker that keeps nothing would lose it.
-    if !world.embedded && world.faults.broker_losses.is_none() && world.rng.one_in(3) {
+    if world.broker_keeps() && world.rng.one_in(3) {
         let body = serde_json::json!({
             "executionArn": signal.execution.to_string(), "signalName": signal.name,
             "input": signal.input.to_value(), "signalId": signal.id,
         });
-        return post(&world, Topology::default().signals(), &body).await;
+        return post(&world, Topology::default().signals(), body.to_string(), Properties::default()).await;
     }
     let reply = ask(&world, &api, |client| {
         let signal = signal.clone();
@@ -198,7 +198,7 @@ async fn answer(world: Arc<World>, api: Api, asked: Asked) {
             Ok(value) => serde_json::json!({ "taskToken": asked.token, "output": value }),
             Err(error) => serde_json::json!({ "taskToken": asked.token, "error": error }),
         };
-        return post(&world, Topology::default().callbacks(), &body).await;
+        return post(&world, Topology::default().callbacks(), body.to_string(), Properties::default()).await;
     }
     let outcome = match &asked.answer {
         Ok(value) => ReportOutcome::Succeeded(Payload::from_value(value)),
@@ -218,9 +218,8 @@ async fn answer(world: Arc<World>, api: Api, asked: Asked) {
 }
 
 /// Puts a message on a queue, as a program does that knows nothing but RabbitMQ.
-async fn post(world: &World, queue: String, body: &serde_json::Value) {
-    let body = body.to_string().into();
-    let message = Message { queue: queue.clone(), body, properties: Properties::default(), persistent: true };
+pub(crate) async fn post(world: &World, queue: String, body: String, properties: Properties) {
+    let message = Message { queue: queue.clone(), body: body.into(), properties, persistent: true };
     // The queue may not be there yet.
     while !world.broker().publish(&queue, std::slice::from_ref(&message)).iter().all(Result::is_ok) {
         tokio::time::sleep(LOOK_EVERY).await;

@@ -51,6 +51,12 @@ impl Faults {
         }
     }
 
+    /// Whether anything can come between a delivery and its acknowledgement.
+    pub(crate) fn interrupt(&self) -> bool {
+        let lasting = self.life.is_some() || self.broker_restarts.is_some() || self.broker_losses.is_some();
+        lasting || self.die_at_call > 0 || self.disconnect > 0
+    }
+
     pub(crate) fn draw(rng: &Rng) -> Faults {
         let rate = |most: u64| match rng.below(3) {
             0 => 0,

@@ -1,6 +1,7 @@
 //! Deterministic simulation: real coordinators and real workers, in one thread and under virtual time, on a broker and
 //! a store that fail by chance; processes that die at any call and are started anew; clients that start, stop and
-//! redrive random workflows. All chance comes from one seed, so a seed that fails does so again, in the same way.
+//! redrive random workflows; triggers, and producers of their messages; schedules. All chance comes from one seed, so a seed that
+//! fails does so again, in the same way.
 //!
 //! ```text
 //!            clients ──► api ─┐                      ┌─ worker   ◄── activities whose results are known
@@ -12,11 +13,18 @@
 //!
 //! * [`run`] plays a seed and says what became of it; the binary does so for many.
 //! * `world` is what all share, `process` what can die, `processes` what runs, `workflow` what is run, `clients` who
-//!   wants it, `check` what must be true when all is over, `trace` what happened.
+//!   wants it, `triggers` and `schedules` what else starts it, `check` what must be true when all is over, `trace` what
+//!   happened.
 //!
-//! What must hold: every accepted start ends, with an outcome that its definition allows; an attempt ends once; what is
-//! stored replays, row by row and as a whole, to what was in the coordinators' memory; nothing is pending, on a queue
-//! or due for ever; nothing is a dead letter.
+//! What must hold:
+//!
+//! * every accepted start ends, with an outcome that its definition allows; an attempt ends once; what is stored replays,
+//!   row by row and as a whole, to what was in the coordinators' memory;
+//! * a Map Run has counted what its child executions came to;
+//! * a message of a trigger has started one execution, however often it came, or is a dead letter where it can start
+//!   none; nothing else is a dead letter;
+//! * a firing of a schedule has started one execution;
+//! * nothing is pending, on a queue or due for ever.
 
 mod activities;
 mod broker;
@@ -27,8 +35,10 @@ mod process;
 mod processes;
 mod rng;
 mod scenario;
+mod schedules;
 mod store;
 mod trace;
+mod triggers;
 mod workflow;
 mod world;
 

@@ -12,6 +12,8 @@ use crate::{
     check,
     clients::{self, Api},
     processes::{self, Role},
+    schedules::{self, Scheduled},
+    triggers::{self, Producer},
     workflow::{self, Machine, Plan},
     world::World,
 };
@@ -21,29 +23,48 @@ const PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// How often it is looked whether all is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Runs a seed, until all is over or something is wrong.
-pub(crate) async fn play(world: &Arc<World>) {
-    let machines: Vec<Arc<Machine>> = {
+/// What is run.
+pub(crate) struct Script {
+    pub(crate) machines: Vec<Arc<Machine>>,
+    pub(crate) producers: Vec<Arc<Producer>>,
+    pub(crate) schedule: Option<Arc<Scheduled>>,
+}
+
+impl Script {
+    fn draw(world: &World) -> Script {
         let count = 2 + world.rng.below(6);
-        workflow::machines(&world.rng, count).into_iter().map(Arc::new).collect()
-    };
-    world.note("world", format!("{:?}", world.faults));
-    register(world, &machines);
-    tokio::select! {
-        biased;
-        () = world.violated() => {}
-        () = Box::pin(all(world, &machines)) => {}
+        let machines = workflow::machines(&world.rng, count).into_iter().map(Arc::new).collect();
+        Script { machines, producers: triggers::draw(world), schedule: schedules::draw(world) }
     }
 }
 
-async fn all(world: &Arc<World>, machines: &[Arc<Machine>]) {
+/// Runs a seed, until all is over or something is wrong.
+pub(crate) async fn play(world: &Arc<World>) {
+    let script = Script::draw(world);
+    world.note("world", format!("{:?}", world.faults));
+    register(world, &script.machines);
+    tokio::select! {
+        biased;
+        () = world.violated() => {}
+        () = Box::pin(all(world, &script)) => {}
+    }
+}
+
+async fn all(world: &Arc<World>, script: &Script) {
     // Tasks end with this set, in whatever state they are.
     let mut running = JoinSet::new();
     let options = processes::options(world);
     let api = populate(world, &options, &mut running);
     let mut drivers = JoinSet::new();
-    for machine in machines.iter().filter(|machine| machine.plan != Plan::Child) {
+    for machine in script.machines.iter().filter(|machine| machine.plan != Plan::Child) {
         drivers.spawn(clients::drive(Arc::clone(world), api.clone(), Arc::clone(machine)));
+    }
+    for producer in &script.producers {
+        drivers.spawn(Arc::clone(producer).operate(Arc::clone(world)));
+        drivers.spawn(Arc::clone(producer).produce(Arc::clone(world)));
+    }
+    if let Some(schedule) = &script.schedule {
+        drivers.spawn(Arc::clone(schedule).create(Arc::clone(world)));
     }
     running.spawn(clients::answer_all(Arc::clone(world), api));
     running.spawn(restarts(Arc::clone(world)));
@@ -60,7 +81,7 @@ async fn all(world: &Arc<World>, machines: &[Arc<Machine>]) {
         let what = check::unfinished(world).unwrap_or_else(|| "a request is not answered".to_owned());
         return world.violate(format!("after {PATIENCE:?} without faults: {what}"));
     }
-    if let Err(wrong) = check::results(world, machines) {
+    if let Err(wrong) = check::results(world, script) {
         world.violate(wrong);
     }
 }

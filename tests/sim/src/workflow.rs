@@ -3,10 +3,16 @@
 //! What flows through a machine is one JSON value; each step makes another of it that can be computed beforehand
 //! ([`step`]). Where chance decides, because an attempt may time out and is caught, there are two.
 
-use serde_json::{Map, Value, json};
-use stagepost_protocol::{Namespace, StateMachineArn};
+mod map_runs;
 
-use crate::{rng::Rng, world::digest};
+use serde_json::{Map, Value, json};
+use stagepost_protocol::{Namespace, Payload, StateMachineArn};
+use stagepost_store::{DefinitionRow, StateMachineRow};
+
+use crate::{
+    rng::Rng,
+    world::{World, digest},
+};
 
 /// Where steps are nested no further.
 const DEPTH_MAX: usize = 2;
@@ -28,6 +34,8 @@ pub(crate) struct Machine {
     pub(crate) signals: Vec<(String, Value)>,
     /// How it may end.
     pub(crate) endings: Endings,
+    /// How its Map Run must end, if that is what it is about.
+    pub(crate) map_run: Option<map_runs::Expected>,
 }
 
 /// What is done with an execution besides starting it.
@@ -52,6 +60,40 @@ pub(crate) struct Endings {
     pub(crate) aborted: bool,
 }
 
+/// A machine of one task, which succeeds with whatever it is started.
+#[derive(Debug)]
+pub(crate) struct Simple {
+    pub(crate) name: String,
+    definition: Value,
+    salt: u64,
+}
+
+impl Simple {
+    /// What it makes of its input.
+    pub(crate) fn output(&self, input: &Value) -> Value {
+        step(input, self.salt)
+    }
+
+    /// Creates it, as the API does.
+    pub(crate) fn create(&self, world: &World) {
+        let now = world.now();
+        let row = StateMachineRow {
+            arn: arn(&self.name),
+            definition_id: self.name.clone(),
+            role_arn: "r".to_owned(),
+            kind: "STANDARD".to_owned(),
+            status: "ACTIVE".to_owned(),
+            created_at: now,
+            updated_at: now,
+            settings: Payload::empty_object(),
+        };
+        let definition = DefinitionRow { id: self.name.clone(), text: self.definition.to_string() };
+        let mut tables = world.tables();
+        tables.definitions.insert(definition.id.clone(), definition);
+        tables.state_machines.insert(row.arn.to_string(), row);
+    }
+}
+
 /// What a step makes of a value.
 pub(crate) fn step(value: &Value, salt: u64) -> Value {
     json!(digest(&(value.to_string(), salt)) >> 32)
@@ -70,6 +112,13 @@ pub(crate) fn machines(rng: &Rng, count: u64) -> Vec<Machine> {
     machines
 }
 
+/// Makes a machine of one task.
+pub(crate) fn simple(rng: &Rng, name: String) -> Simple {
+    let mut generator = Generator { rng, states: 0, signals: Vec::new(), children: Vec::new() };
+    let (definition, salt) = generator.single();
+    Simple { name, definition, salt }
+}
+
 struct Generator<'r> {
     rng: &'r Rng,
     states: u64,
@@ -82,6 +131,9 @@ type Part = (Value, Vec<Value>);
 
 impl Generator<'_> {
     fn machine(&mut self, n: u64) -> Machine {
+        if self.rng.one_in(8) {
+            return self.map_run(format!("m{n}"));
+        }
         let input = json!(self.rng.below(1_000));
         let (mut definition, mut outputs) = self.sequence(0, vec![input.clone()]);
         let mut endings = Endings::default();
@@ -115,7 +167,7 @@ impl Generator<'_> {
         };
         endings.outputs = outputs;
         let signals = std::mem::take(&mut self.signals);
-        Machine { name: format!("m{n}"), definition, input, plan, signals, endings }
+        Machine { name: format!("m{n}"), definition, input, plan, signals, endings, map_run: None }
     }
 
     fn name(&mut self) -> String {
@@ -370,7 +422,7 @@ impl Generator<'_> {
             "Retry": self.retry(0),
         });
         let (input, plan, signals) = (Value::Null, Plan::Child, Vec::new());
-        self.children.push(Machine { name, definition, input, plan, signals, endings });
+        self.children.push(Machine { name, definition, input, plan, signals, endings, map_run: None });
         (state, values.iter().map(|value| json!({ "of": step(value, salt) })).collect())
     }
 

@@ -98,6 +98,11 @@ impl World {
         per_million > 0 && !self.is_calm() && self.rng.below(1_000_000) < per_million
     }
 
+    /// Whether the broker keeps what it has confirmed, whatever happens.
+    pub(crate) fn broker_keeps(&self) -> bool {
+        !self.embedded && self.faults.broker_losses.is_none()
+    }
+
     /// A random time up to `most`, in whole milliseconds.
     pub(crate) fn up_to(&self, most: Duration) -> Duration {
         let millis = u64::try_from(most.as_millis()).unwrap_or(u64::MAX - 1);

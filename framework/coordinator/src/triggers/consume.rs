@@ -199,7 +199,8 @@ impl Trigger {
         }
         // A message without an id cannot be recognised when it comes again, so it gets a new name.
         let fresh = name.is_none();
-        let name = name.map_or_else(|| uuid::Uuid::now_v7().to_string(), |name| execution_name(&name));
+        let new = || self.options.random.uuid(self.options.clock.now()).to_string();
+        let name = name.map_or_else(new, |name| execution_name(&name));
         if machine.is_express() {
             return Ok(Started::Express(Box::new(express::start(machine, &name, input))));
         }

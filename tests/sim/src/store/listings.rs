@@ -120,16 +120,6 @@ pub(super) fn activities(
     page(found.cloned(), limit, after, |row| row.name.clone())
 }
 
-pub(super) fn put_record(tables: &mut Tables, record: Record) -> bool {
-    let place = (record.kind.clone(), record.namespace.clone(), record.key.clone());
-    let stored = tables.records.get(&place).map_or(0, |there| there.version);
-    let fits = stored == record.version;
-    if fits {
-        tables.records.insert(place, Record { version: stored + 1, ..record });
-    }
-    fits
-}
-
 pub(super) fn records(tables: &Tables, query: &ListRecords) -> Page<Record> {
     let wanted = |record: &&Record| {
         record.kind == query.kind

@@ -187,7 +187,7 @@ fn within(slots: &[Range<u16>], id: ExecutionId) -> bool {
 impl Records for SimStore {
     async fn put_record(&self, record: &Record) -> Result<bool> {
         let record = record.clone();
-        self.call(format!("puts a {}", record.kind), move |t| Ok(listings::put_record(t, record))).await
+        self.call(format!("puts a {}", record.kind), move |t| Ok(t.put_record(record))).await
     }
 
     async fn record(&self, kind: &str, namespace: &Namespace, key: &str) -> Result<Option<Record>> {

@@ -72,6 +72,17 @@ impl Tables {
         Ok(compiled)
     }
 
+    /// Stores a record, if it is changed as it was read.
+    pub(crate) fn put_record(&mut self, record: Record) -> bool {
+        let place = (record.kind.clone(), record.namespace.clone(), record.key.clone());
+        let stored = self.records.get(&place).map_or(0, |there| there.version);
+        let fits = stored == record.version;
+        if fits {
+            self.records.insert(place, Record { version: stored + 1, ..record });
+        }
+        fits
+    }
+
     pub(super) fn violated(&mut self, what: String) {
         self.wrong.get_or_insert(what);
     }
