@@ -1,5 +1,5 @@
-//! Deterministic simulation: real coordinators and real workers, in one thread and under virtual time, on a broker and
-//! a store that fail by chance; processes that die at any call and are started anew; clients that start, stop and
+//! Deterministic simulation: real coordinators and real workers, also such as poll, in one thread and under virtual time,
+//! on a broker and a store that fail by chance; processes that die at any call and are started anew; clients that start, stop and
 //! redrive random workflows; triggers, and producers of their messages; schedules. All chance comes from one seed, so a seed that
 //! fails does so again, in the same way.
 //!
@@ -18,7 +18,8 @@
 //!
 //! What must hold:
 //!
-//! * every accepted start ends, with an outcome that its definition allows; an attempt ends once; what is stored replays,
+//! * every accepted start ends, with an outcome that its definition allows; an attempt is begun once, where it may not be begun
+//!   twice, and ends once; what is stored replays,
 //!   row by row and as a whole, to what was in the coordinators' memory;
 //! * a Map Run has counted what its child executions came to;
 //! * a message of a trigger has started one execution, however often it came, or is a dead letter where it can start
@@ -31,6 +32,7 @@ mod broker;
 mod check;
 mod clients;
 mod faults;
+mod pollers;
 mod process;
 mod processes;
 mod rng;

@@ -10,6 +10,7 @@ use crate::{
     activities::{Services, Site, once, sure},
     broker::SimBroker,
     clients::Api,
+    pollers,
     process::Process,
     store::SimStore,
     world::World,
@@ -26,9 +27,11 @@ pub(crate) enum Role {
     Worker(u16),
     /// Calls services.
     Connector(Shards),
+    /// Runs activities that it polls the API for, so many of each at a time.
+    Poller(u16, Api),
     /// Asks coordinators for others.
     Api(Shards, Api),
-    /// All of them in one process.
+    /// All of them but those that poll, in one process.
     Embedded(Box<Options>, u16, Api),
 }
 
@@ -38,6 +41,7 @@ impl Role {
             Role::Coordinator(_) => "coordinator",
             Role::Worker(_) => "worker",
             Role::Connector(_) => "connector",
+            Role::Poller(..) => "poller",
             Role::Api(..) => "api",
             Role::Embedded(..) => "embedded",
         }
@@ -68,7 +72,7 @@ pub(crate) async fn keep(world: Arc<World>, role: Role, number: usize) {
     for incarnation in 1.. {
         let process = world.process(format!("{}-{number}.{incarnation}", role.name()));
         world.note(&process.name, "starts");
-        if world.embedded {
+        if matches!(role, Role::Embedded(..)) {
             world.broker().lose_all(&world);
         }
         tokio::select! {
@@ -87,6 +91,7 @@ async fn run(process: &Arc<Process>, role: &Role) {
         Role::Coordinator(options) => coordinator(process, options).await,
         Role::Worker(concurrency) => worker(process, *concurrency).await,
         Role::Connector(shards) => connector(process, *shards).await,
+        Role::Poller(concurrency, seat) => pollers::run(process, seat, *concurrency, life(process)).await,
         Role::Api(shards, seat) => api(process, *shards, seat).await,
         Role::Embedded(options, concurrency, seat) => {
             // Whichever is the first to stop: the process ends with it.

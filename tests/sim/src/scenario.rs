@@ -116,15 +116,19 @@ fn populate(world: &Arc<World>, options: &Options, running: &mut JoinSet<()>) ->
     let nobody = QueueSpec::ours(Topology::default().activity(&Namespace::default(), "nobody"));
     world.broker().declare(&[nobody]).expect("a queue of our own can be declared");
     let api = Api::default();
-    let concurrency = |world: &World| world.rng.one_of(&[1, 3, 64]);
+    let concurrency = || world.rng.one_of(&[1, 3, 64]);
+    let pollers = if world.rng.one_in(3) { 1 + world.rng.below(2) } else { 0 };
+    let mut roles = Vec::new();
     if world.embedded {
-        let role = Role::Embedded(Box::new(options.clone()), concurrency(world), api.clone());
-        running.spawn(processes::keep(Arc::clone(world), role, 0));
-        return api;
+        roles.push(Role::Embedded(Box::new(options.clone()), concurrency(), api.clone()));
+    } else {
+        roles.extend([Role::Api(shards, api.clone()), Role::Connector(shards)]);
+        roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Coordinator(Box::new(options.clone()))));
+        // Those that poll may be alone.
+        let workers = if pollers > 0 { world.rng.below(3) } else { 1 + world.rng.below(3) };
+        roles.extend((0..workers).map(|_| Role::Worker(concurrency())));
     }
-    let mut roles = vec![Role::Api(shards, api.clone()), Role::Connector(shards)];
-    roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Coordinator(Box::new(options.clone()))));
-    roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Worker(concurrency(world))));
+    roles.extend((0..pollers).map(|_| Role::Poller(world.rng.one_of(&[1, 4]), api.clone())));
     for (number, role) in roles.into_iter().enumerate() {
         running.spawn(processes::keep(Arc::clone(world), role, number));
     }
