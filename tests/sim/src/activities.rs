@@ -34,6 +34,9 @@ pub(crate) struct Attempts {
     begun: Mutex<BTreeMap<String, u32>>,
     /// Executions that were redriven, or are about to be.
     redriven: Mutex<BTreeSet<String>>,
+    /// Express executions that were accepted, and those whose activity was performed.
+    expected: Mutex<BTreeSet<String>>,
+    performed: Mutex<BTreeSet<String>>,
     /// What somebody was asked, and has not answered.
     asked: Mutex<VecDeque<Asked>>,
 }
@@ -61,6 +64,16 @@ impl Attempts {
 
     pub(crate) fn redrive(&self, execution: &str) {
         lock(&self.redriven).insert(execution.to_owned());
+    }
+
+    /// An Express execution was accepted: its activity must be performed.
+    pub(crate) fn expect(&self, execution: String) {
+        lock(&self.expected).insert(execution);
+    }
+
+    /// One of those whose activity was not.
+    pub(crate) fn not_performed(&self) -> Option<String> {
+        lock(&self.expected).difference(&lock(&self.performed)).next().cloned()
     }
 
     pub(crate) fn next_question(&self) -> Option<Asked> {
@@ -104,9 +117,17 @@ impl<'a> Attempt<'a> {
         Attempt { token: cx.task_token(), state: cx.state(), execution: cx.execution(), number: cx.attempt() }
     }
 
+    fn is_express(&self) -> bool {
+        TaskToken::from_untrusted(self.token).claimed_runner().is_some()
+    }
+
     /// Notes that it is begun, which must happen once.
     pub(crate) fn begin_once(&self, process: &Process) {
         let world = &process.world;
+        // What an Express execution calls is called at least once.
+        if self.is_express() {
+            return;
+        }
         let times = world.attempts.begin(self.token);
         // A broker that loses what it had confirmed, as one does that dies with its process, is beyond what is promised.
         if world.broker_keeps() && times > 1 {
@@ -166,6 +187,9 @@ pub(crate) async fn perform(
     let early = work.redriven && !lock(&world.attempts.redriven).contains(root);
     if early || *number <= work.fails {
         return Err(Failure::new(FLAKY, "as it was told"));
+    }
+    if attempt.is_express() {
+        lock(&world.attempts.performed).insert((*execution).to_owned());
     }
     Ok(workflow::step(&work.v, work.salt))
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use stagepost_coordinator::{Client, ClientError};
+use stagepost_coordinator::{Client, ClientError, express::Runner};
 use stagepost_protocol::{
     ExecutionArn, Message, Payload, Properties, Report, ReportOutcome, Signal, TaskToken,
     shard::{Redrive, Reply, Start, Stop},
@@ -27,15 +27,30 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// The API's process that is there now, if one is.
 #[derive(Clone, Default)]
-pub(crate) struct Api(Arc<Mutex<Option<Arc<Client>>>>);
+pub(crate) struct Api(Arc<Mutex<Option<Seat>>>);
+
+/// What a process of the API has.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    pub(crate) client: Arc<Client>,
+    pub(crate) runner: Arc<Runner>,
+}
 
 impl Api {
-    pub(crate) fn seat(&self, client: Option<Arc<Client>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = client;
+    pub(crate) fn seat(&self, seat: Option<Seat>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seat;
+    }
+
+    fn seated(&self) -> Option<Seat> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn client(&self) -> Option<Arc<Client>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        Some(self.seated()?.client)
+    }
+
+    pub(crate) fn runner(&self) -> Option<Arc<Runner>> {
+        Some(self.seated()?.runner)
     }
 }
 

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use stagepost::{Worker, activities, calls};
-use stagepost_coordinator::{Client, Clock, Coordinator, Options, Parts, Random};
+use stagepost_coordinator::{Client, Clock, Coordinator, Options, Parts, Random, express::Runner};
 use stagepost_protocol::{Shards, topology::Topology};
 
 use crate::{
     activities::{Services, Site, once, sure},
     broker::SimBroker,
-    clients::Api,
+    clients::{Api, Seat},
     pollers,
     process::Process,
     store::SimStore,
@@ -29,8 +29,8 @@ pub(crate) enum Role {
     Connector(Shards),
     /// Runs activities that it polls the API for, so many of each at a time.
     Poller(u16, Api),
-    /// Asks coordinators for others.
-    Api(Shards, Api),
+    /// Asks coordinators for others, and runs Express executions that are waited for.
+    Api(Box<Options>, Api),
     /// All of them but those that poll, in one process.
     Embedded(Box<Options>, u16, Api),
 }
@@ -92,7 +92,7 @@ async fn run(process: &Arc<Process>, role: &Role) {
         Role::Worker(concurrency) => worker(process, *concurrency).await,
         Role::Connector(shards) => connector(process, *shards).await,
         Role::Poller(concurrency, seat) => pollers::run(process, seat, *concurrency, life(process)).await,
-        Role::Api(shards, seat) => api(process, *shards, seat).await,
+        Role::Api(options, seat) => api(process, options, seat).await,
         Role::Embedded(options, concurrency, seat) => {
             // Whichever is the first to stop: the process ends with it.
             tokio::select! {
@@ -100,7 +100,7 @@ async fn run(process: &Arc<Process>, role: &Role) {
                 () = Box::pin(coordinator(process, options)) => {}
                 () = Box::pin(worker(process, *concurrency)) => {}
                 () = Box::pin(connector(process, options.shards)) => {}
-                () = api(process, options.shards, seat) => {}
+                () = Box::pin(api(process, options, seat)) => {}
             }
         }
     }
@@ -171,11 +171,14 @@ fn ended(process: &Process, result: Result<(), stagepost::WorkerError>) {
     }
 }
 
-async fn api(process: &Arc<Process>, shards: Shards, seat: &Api) {
-    let key = process.world.token_key.clone();
-    let connected = Client::connect(SimBroker::new(process), Topology::default(), shards, key).await;
-    let Ok(client) = connected else { return };
-    seat.seat(Some(client));
+async fn api(process: &Arc<Process>, options: &Options, seat: &Api) {
+    let key = &process.world.token_key;
+    let (store, broker) = (SimStore::new(process), SimBroker::new(process));
+    let client = Client::connect(broker.clone(), Topology::default(), options.shards, key.clone()).await;
+    let parts = Parts { store, broker };
+    let runner = Runner::start(parts, &own(process, options), key, Arc::default()).await;
+    let (Ok(client), Ok(runner)) = (client, runner) else { return };
+    seat.seat(Some(Seat { client, runner }));
     life(process).await;
     seat.seat(None);
 }

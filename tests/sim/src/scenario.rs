@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::{
     check,
     clients::{self, Api},
+    express::{self, Express},
     processes::{self, Role},
     schedules::{self, Scheduled},
     triggers::{self, Producer},
@@ -28,13 +29,19 @@ pub(crate) struct Script {
     pub(crate) machines: Vec<Arc<Machine>>,
     pub(crate) producers: Vec<Arc<Producer>>,
     pub(crate) schedule: Option<Arc<Scheduled>>,
+    pub(crate) express: Option<Arc<Express>>,
 }
 
 impl Script {
     fn draw(world: &World) -> Script {
         let count = 2 + world.rng.below(6);
         let machines = workflow::machines(&world.rng, count).into_iter().map(Arc::new).collect();
-        Script { machines, producers: triggers::draw(world), schedule: schedules::draw(world) }
+        Script {
+            machines,
+            producers: triggers::draw(world),
+            schedule: schedules::draw(world),
+            express: express::draw(world),
+        }
     }
 }
 
@@ -65,6 +72,9 @@ async fn all(world: &Arc<World>, script: &Script) {
     }
     if let Some(schedule) = &script.schedule {
         drivers.spawn(Arc::clone(schedule).create(Arc::clone(world)));
+    }
+    if let Some(express) = &script.express {
+        drivers.spawn(Arc::clone(express).drive(Arc::clone(world), api.clone()));
     }
     running.spawn(clients::answer_all(Arc::clone(world), api));
     running.spawn(restarts(Arc::clone(world)));
@@ -122,7 +132,7 @@ fn populate(world: &Arc<World>, options: &Options, running: &mut JoinSet<()>) ->
     if world.embedded {
         roles.push(Role::Embedded(Box::new(options.clone()), concurrency(), api.clone()));
     } else {
-        roles.extend([Role::Api(shards, api.clone()), Role::Connector(shards)]);
+        roles.extend([Role::Api(Box::new(options.clone()), api.clone()), Role::Connector(shards)]);
         roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Coordinator(Box::new(options.clone()))));
         // Those that poll may be alone.
         let workers = if pollers > 0 { world.rng.below(3) } else { 1 + world.rng.below(3) };
