@@ -34,6 +34,9 @@ pub(crate) struct Attempts {
     begun: Mutex<BTreeMap<String, u32>>,
     /// Executions that were redriven, or are about to be.
     redriven: Mutex<BTreeSet<String>>,
+    /// Express executions that were accepted, and those whose activity was performed.
+    expected: Mutex<BTreeSet<String>>,
+    performed: Mutex<BTreeSet<String>>,
     /// What somebody was asked, and has not answered.
     asked: Mutex<VecDeque<Asked>>,
 }
@@ -63,6 +66,16 @@ impl Attempts {
         lock(&self.redriven).insert(execution.to_owned());
     }
 
+    /// An Express execution was accepted: its activity must be performed.
+    pub(crate) fn expect(&self, execution: String) {
+        lock(&self.expected).insert(execution);
+    }
+
+    /// One of those whose activity was not.
+    pub(crate) fn not_performed(&self) -> Option<String> {
+        lock(&self.expected).difference(&lock(&self.performed)).next().cloned()
+    }
+
     pub(crate) fn next_question(&self) -> Option<Asked> {
         lock(&self.asked).pop_front()
     }
@@ -83,7 +96,7 @@ pub(crate) struct Work {
     /// It fails in so many attempts.
     fails: u32,
     /// Whether it sends heartbeats.
-    beats: bool,
+    pub(crate) beats: bool,
     /// It fails until its execution is redriven.
     redriven: bool,
     /// The execution that is redriven, if its own is a child of that.
@@ -91,46 +104,92 @@ pub(crate) struct Work {
     root: Option<String>,
 }
 
+/// An attempt that is worked on.
+pub(crate) struct Attempt<'a> {
+    pub(crate) token: &'a str,
+    pub(crate) state: &'a str,
+    pub(crate) execution: &'a str,
+    pub(crate) number: u32,
+}
+
+impl<'a> Attempt<'a> {
+    fn of(cx: &'a Context) -> Attempt<'a> {
+        Attempt { token: cx.task_token(), state: cx.state(), execution: cx.execution(), number: cx.attempt() }
+    }
+
+    fn is_express(&self) -> bool {
+        TaskToken::from_untrusted(self.token).claimed_runner().is_some()
+    }
+
+    /// Notes that it is begun, which must happen once.
+    pub(crate) fn begin_once(&self, process: &Process) {
+        let world = &process.world;
+        // What an Express execution calls is called at least once.
+        if self.is_express() {
+            return;
+        }
+        let times = world.attempts.begin(self.token);
+        // A broker that loses what it had confirmed, as one does that dies with its process, is beyond what is promised.
+        if world.broker_keeps() && times > 1 {
+            world.violate(format!(
+                "{} begins an attempt of {} that was begun before",
+                process.name, self.state
+            ));
+        }
+    }
+}
+
 /// A step that must not be done twice.
 #[activity(name = "step")]
 pub(crate) async fn once(cx: Context, site: State<Site>, work: Work) -> Result<Value, Failure> {
-    let (process, world) = (&site.process, &site.process.world);
-    let times = world.attempts.begin(cx.task_token());
-    // A broker that loses what it had confirmed, as one does that dies with its process, is beyond what is promised.
-    if world.broker_keeps() && times > 1 {
-        world.violate(format!("{} begins an attempt of {} that was begun before", process.name, cx.state()));
-    }
-    perform(&cx, process, work).await
+    Attempt::of(&cx).begin_once(&site.process);
+    assigned(&cx, &site.process, work).await
 }
 
 /// A step that may be done twice.
 #[activity(name = "sure", idempotent)]
 pub(crate) async fn sure(cx: Context, site: State<Site>, work: Work) -> Result<Value, Failure> {
-    perform(&cx, &site.process, work).await
+    assigned(&cx, &site.process, work).await
 }
 
-async fn perform(cx: &Context, process: &Process, work: Work) -> Result<Value, Failure> {
+async fn assigned(cx: &Context, process: &Process, work: Work) -> Result<Value, Failure> {
+    let beats = work.beats;
+    let goes_on = || {
+        cx.check_cancelled()?;
+        if beats {
+            cx.heartbeat(&());
+        }
+        Ok(())
+    };
+    perform(&Attempt::of(cx), process, work, goes_on).await
+}
+
+/// Does what an activity is told. `goes_on` is asked now and then whether it is still to be done.
+pub(crate) async fn perform(
+    attempt: &Attempt<'_>,
+    process: &Process,
+    work: Work,
+    goes_on: impl Fn() -> Result<(), Failure> + Send,
+) -> Result<Value, Failure> {
     let world = &process.world;
-    world.note(
-        &process.name,
-        format!("works on {} of {}, attempt {}", cx.state(), cx.execution(), cx.attempt()),
-    );
+    let Attempt { state, execution, number, .. } = attempt;
+    world.note(&process.name, format!("works on {state} of {execution}, attempt {number}"));
     let mut left = Duration::from_millis(work.millis);
     while !left.is_zero() {
         let pause = left.min(PAUSE);
         tokio::time::sleep(pause).await;
         left -= pause;
         process.survive(world.faults.die_in_activity).await;
-        cx.check_cancelled()?;
-        if work.beats {
-            cx.heartbeat(&());
-        }
+        goes_on()?;
     }
     process.survive(world.faults.die_in_activity).await;
-    let root = work.root.as_deref().unwrap_or(cx.execution());
+    let root = work.root.as_deref().unwrap_or(execution);
     let early = work.redriven && !lock(&world.attempts.redriven).contains(root);
-    if early || cx.attempt() <= work.fails {
+    if early || *number <= work.fails {
         return Err(Failure::new(FLAKY, "as it was told"));
+    }
+    if attempt.is_express() {
+        lock(&world.attempts.performed).insert((*execution).to_owned());
     }
     Ok(workflow::step(&work.v, work.salt))
 }

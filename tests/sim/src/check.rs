@@ -10,6 +10,7 @@ use stagepost_protocol::{
 use stagepost_store::{ExecutionStatus, ExecutionSummary};
 
 use crate::{
+    express,
     scenario::Script,
     schedules,
     store::{
@@ -58,6 +59,7 @@ pub(crate) fn results(world: &World, script: &Script) -> Result<(), String> {
     if let Some(schedule) = &script.schedule {
         schedule.check(&tables)?;
     }
+    express::check(world)?;
     for machine in script.machines.iter().filter(|machine| machine.plan != Plan::Child) {
         let execution = workflow::arn(&machine.name).execution("e");
         let row = tables.executions.get(&execution.id());

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use stagepost_coordinator::{Client, ClientError};
+use stagepost_coordinator::{Client, ClientError, express::Runner};
 use stagepost_protocol::{
     ExecutionArn, Message, Payload, Properties, Report, ReportOutcome, Signal, TaskToken,
     shard::{Redrive, Reply, Start, Stop},
@@ -21,26 +21,41 @@ use crate::{
 };
 
 /// A request is repeated after so long.
-const ANSWER_MAX: Duration = Duration::from_secs(6);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(6);
 /// How often somebody looks whether something is to be done.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// The API's process that is there now, if one is.
 #[derive(Clone, Default)]
-pub(crate) struct Api(Arc<Mutex<Option<Arc<Client>>>>);
+pub(crate) struct Api(Arc<Mutex<Option<Seat>>>);
+
+/// What a process of the API has.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    pub(crate) client: Arc<Client>,
+    pub(crate) runner: Arc<Runner>,
+}
 
 impl Api {
-    pub(crate) fn seat(&self, client: Option<Arc<Client>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = client;
+    pub(crate) fn seat(&self, seat: Option<Seat>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seat;
     }
 
-    fn client(&self) -> Option<Arc<Client>> {
+    fn seated(&self) -> Option<Seat> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn client(&self) -> Option<Arc<Client>> {
+        Some(self.seated()?.client)
+    }
+
+    pub(crate) fn runner(&self) -> Option<Arc<Runner>> {
+        Some(self.seated()?.runner)
     }
 }
 
 /// Repeats a request until it is answered.
-async fn ask<F: Future<Output = Result<Reply, ClientError>> + Send>(
+pub(crate) async fn ask<F: Future<Output = Result<Reply, ClientError>> + Send>(
     world: &World,
     api: &Api,
     request: impl Fn(Arc<Client>) -> F + Send,
@@ -204,16 +219,25 @@ async fn answer(world: Arc<World>, api: Api, asked: Asked) {
         Ok(value) => ReportOutcome::Succeeded(Payload::from_value(value)),
         Err(error) => ReportOutcome::Failed { error: Some((*error).to_owned()), cause: None },
     };
-    let token = TaskToken::from_untrusted(&asked.token);
-    let report = Report { token, worker: None, started_at: None, outcome, child: None, answer: None };
-    let reply = ask(&world, &api, |client| {
+    report(&world, &api, &TaskToken::from_untrusted(&asked.token), outcome).await;
+}
+
+/// Reports what became of a task, as SendTaskSuccess, SendTaskFailure and SendTaskHeartbeat do. Whether it was open.
+pub(crate) async fn report(world: &World, api: &Api, token: &TaskToken, outcome: ReportOutcome) -> bool {
+    let report =
+        Report { token: token.clone(), worker: None, started_at: None, outcome, child: None, answer: None };
+    let reply = ask(world, api, |client| {
         let report = report.clone();
         async move { client.report(report).await }
     })
     .await;
     match reply {
-        Reply::Accepted | Reply::TaskTimedOut => {}
-        other => world.violate(format!("an answer is answered with {other:?}")),
+        Reply::Accepted => true,
+        Reply::TaskTimedOut => false,
+        other => {
+            world.violate(format!("a report on a task is answered with {other:?}"));
+            false
+        }
     }
 }
 

@@ -1,36 +1,43 @@
 //! Deterministic simulation: real coordinators and real workers, in one thread and under virtual time, on a broker and
 //! a store that fail by chance; processes that die at any call and are started anew; clients that start, stop and
-//! redrive random workflows; triggers, and producers of their messages; schedules. All chance comes from one seed, so a seed that
-//! fails does so again, in the same way.
+//! redrive random workflows. All chance comes from one seed, so a seed that fails does so again, in the same way.
 //!
 //! ```text
-//!            clients ──► api ─┐                      ┌─ worker   ◄── activities whose results are known
-//!                             ▼                      ▼
-//!   faults ──►          SimBroker ──► broker::server (queues, connections)
+//!      clients, pollers ──► api ─┐                   ┌─ worker   ◄── activities whose results are known
+//!            producers ──┐       ▼                   ▼
+//!   faults ──►           └► SimBroker ──► broker::server (queues, connections)
 //!     ▲                       ▲
 //!   seed      coordinator ────┴────► SimStore ──► store::tables (checked at every commit)
 //! ```
 //!
 //! * [`run`] plays a seed and says what became of it; the binary does so for many.
-//! * `world` is what all share, `process` what can die, `processes` what runs, `workflow` what is run, `clients` who
-//!   wants it, `triggers` and `schedules` what else starts it, `check` what must be true when all is over, `trace` what
-//!   happened.
+//! * `world` is what all share, `process` what can die, `processes` what runs, `scenario` how a seed is played, `check`
+//!   what must be true when all is over, `trace` what happened.
+//! * `workflow` is what is run, with Map Runs whose items fail in `workflow::map_runs`; `clients` start it and answer what
+//!   waits for a token.
+//! * Some seeds have more: `triggers` on queues and exchanges of producers, a schedule (`schedules`), `express` executions,
+//!   and workers that poll the API (`pollers`).
 //!
 //! What must hold:
 //!
-//! * every accepted start ends, with an outcome that its definition allows; an attempt ends once; what is stored replays,
-//!   row by row and as a whole, to what was in the coordinators' memory;
-//! * a Map Run has counted what its child executions came to;
-//! * a message of a trigger has started one execution, however often it came, or is a dead letter where it can start
-//!   none; nothing else is a dead letter;
-//! * a firing of a schedule has started one execution;
-//! * nothing is pending, on a queue or due for ever.
+//! * Every accepted start ends, with an outcome that its definition allows. An attempt ends once, and is begun once where
+//!   its activity is not idempotent and the broker keeps what it confirmed. What is stored replays, row by row and as a
+//!   whole, to what was in the coordinators' memory.
+//! * A Map Run has counted what its child executions came to.
+//! * A message of a trigger has started one execution, however often it came, or is a dead letter where it can start none
+//!   (where the broker keeps what it confirmed). Nothing else is a dead letter.
+//! * A firing of a schedule has started one execution, and what its record counts is right.
+//! * An Express execution that is waited for ends right; one that is not was run at least once (where the broker keeps
+//!   what it confirmed).
+//! * Nothing is pending, on a queue or due for ever.
 
 mod activities;
 mod broker;
 mod check;
 mod clients;
+mod express;
 mod faults;
+mod pollers;
 mod process;
 mod processes;
 mod rng;

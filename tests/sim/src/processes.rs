@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use stagepost::{Worker, activities, calls};
-use stagepost_coordinator::{Client, Clock, Coordinator, Options, Parts, Random};
+use stagepost_coordinator::{Client, Clock, Coordinator, Options, Parts, Random, express::Runner};
 use stagepost_protocol::{Shards, topology::Topology};
 
 use crate::{
     activities::{Services, Site, once, sure},
     broker::SimBroker,
-    clients::Api,
+    clients::{Api, Seat},
+    pollers,
     process::Process,
     store::SimStore,
     world::World,
@@ -26,9 +27,11 @@ pub(crate) enum Role {
     Worker(u16),
     /// Calls services.
     Connector(Shards),
-    /// Asks coordinators for others.
-    Api(Shards, Api),
-    /// All of them in one process.
+    /// Runs activities that it polls the API for, so many of each at a time.
+    Poller(u16, Api),
+    /// Asks coordinators for others, and runs Express executions that are waited for.
+    Api(Box<Options>, Api),
+    /// All of them but those that poll, in one process.
     Embedded(Box<Options>, u16, Api),
 }
 
@@ -38,6 +41,7 @@ impl Role {
             Role::Coordinator(_) => "coordinator",
             Role::Worker(_) => "worker",
             Role::Connector(_) => "connector",
+            Role::Poller(..) => "poller",
             Role::Api(..) => "api",
             Role::Embedded(..) => "embedded",
         }
@@ -68,7 +72,7 @@ pub(crate) async fn keep(world: Arc<World>, role: Role, number: usize) {
     for incarnation in 1.. {
         let process = world.process(format!("{}-{number}.{incarnation}", role.name()));
         world.note(&process.name, "starts");
-        if world.embedded {
+        if matches!(role, Role::Embedded(..)) {
             world.broker().lose_all(&world);
         }
         tokio::select! {
@@ -87,7 +91,8 @@ async fn run(process: &Arc<Process>, role: &Role) {
         Role::Coordinator(options) => coordinator(process, options).await,
         Role::Worker(concurrency) => worker(process, *concurrency).await,
         Role::Connector(shards) => connector(process, *shards).await,
-        Role::Api(shards, seat) => api(process, *shards, seat).await,
+        Role::Poller(concurrency, seat) => pollers::run(process, seat, *concurrency, life(process)).await,
+        Role::Api(options, seat) => api(process, options, seat).await,
         Role::Embedded(options, concurrency, seat) => {
             // Whichever is the first to stop: the process ends with it.
             tokio::select! {
@@ -95,7 +100,7 @@ async fn run(process: &Arc<Process>, role: &Role) {
                 () = Box::pin(coordinator(process, options)) => {}
                 () = Box::pin(worker(process, *concurrency)) => {}
                 () = Box::pin(connector(process, options.shards)) => {}
-                () = api(process, options.shards, seat) => {}
+                () = Box::pin(api(process, options, seat)) => {}
             }
         }
     }
@@ -166,11 +171,14 @@ fn ended(process: &Process, result: Result<(), stagepost::WorkerError>) {
     }
 }
 
-async fn api(process: &Arc<Process>, shards: Shards, seat: &Api) {
-    let key = process.world.token_key.clone();
-    let connected = Client::connect(SimBroker::new(process), Topology::default(), shards, key).await;
-    let Ok(client) = connected else { return };
-    seat.seat(Some(client));
+async fn api(process: &Arc<Process>, options: &Options, seat: &Api) {
+    let key = &process.world.token_key;
+    let (store, broker) = (SimStore::new(process), SimBroker::new(process));
+    let client = Client::connect(broker.clone(), Topology::default(), options.shards, key.clone()).await;
+    let parts = Parts { store, broker };
+    let runner = Runner::start(parts, &own(process, options), key, Arc::default()).await;
+    let (Ok(client), Ok(runner)) = (client, runner) else { return };
+    seat.seat(Some(Seat { client, runner }));
     life(process).await;
     seat.seat(None);
 }

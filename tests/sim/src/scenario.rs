@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::{
     check,
     clients::{self, Api},
+    express::{self, Express},
     processes::{self, Role},
     schedules::{self, Scheduled},
     triggers::{self, Producer},
@@ -28,13 +29,19 @@ pub(crate) struct Script {
     pub(crate) machines: Vec<Arc<Machine>>,
     pub(crate) producers: Vec<Arc<Producer>>,
     pub(crate) schedule: Option<Arc<Scheduled>>,
+    pub(crate) express: Option<Arc<Express>>,
 }
 
 impl Script {
     fn draw(world: &World) -> Script {
         let count = 2 + world.rng.below(6);
         let machines = workflow::machines(&world.rng, count).into_iter().map(Arc::new).collect();
-        Script { machines, producers: triggers::draw(world), schedule: schedules::draw(world) }
+        Script {
+            machines,
+            producers: triggers::draw(world),
+            schedule: schedules::draw(world),
+            express: express::draw(world),
+        }
     }
 }
 
@@ -65,6 +72,9 @@ async fn all(world: &Arc<World>, script: &Script) {
     }
     if let Some(schedule) = &script.schedule {
         drivers.spawn(Arc::clone(schedule).create(Arc::clone(world)));
+    }
+    if let Some(express) = &script.express {
+        drivers.spawn(Arc::clone(express).drive(Arc::clone(world), api.clone()));
     }
     running.spawn(clients::answer_all(Arc::clone(world), api));
     running.spawn(restarts(Arc::clone(world)));
@@ -116,15 +126,19 @@ fn populate(world: &Arc<World>, options: &Options, running: &mut JoinSet<()>) ->
     let nobody = QueueSpec::ours(Topology::default().activity(&Namespace::default(), "nobody"));
     world.broker().declare(&[nobody]).expect("a queue of our own can be declared");
     let api = Api::default();
-    let concurrency = |world: &World| world.rng.one_of(&[1, 3, 64]);
+    let concurrency = || world.rng.one_of(&[1, 3, 64]);
+    let pollers = if world.rng.one_in(3) { 1 + world.rng.below(2) } else { 0 };
+    let mut roles = Vec::new();
     if world.embedded {
-        let role = Role::Embedded(Box::new(options.clone()), concurrency(world), api.clone());
-        running.spawn(processes::keep(Arc::clone(world), role, 0));
-        return api;
+        roles.push(Role::Embedded(Box::new(options.clone()), concurrency(), api.clone()));
+    } else {
+        roles.extend([Role::Api(Box::new(options.clone()), api.clone()), Role::Connector(shards)]);
+        roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Coordinator(Box::new(options.clone()))));
+        // Those that poll may be alone.
+        let workers = if pollers > 0 { world.rng.below(3) } else { 1 + world.rng.below(3) };
+        roles.extend((0..workers).map(|_| Role::Worker(concurrency())));
     }
-    let mut roles = vec![Role::Api(shards, api.clone()), Role::Connector(shards)];
-    roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Coordinator(Box::new(options.clone()))));
-    roles.extend((0..1 + world.rng.below(3)).map(|_| Role::Worker(concurrency(world))));
+    roles.extend((0..pollers).map(|_| Role::Poller(world.rng.one_of(&[1, 4]), api.clone())));
     for (number, role) in roles.into_iter().enumerate() {
         running.spawn(processes::keep(Arc::clone(world), role, number));
     }

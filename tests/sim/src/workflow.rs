@@ -66,6 +66,8 @@ pub(crate) struct Simple {
     pub(crate) name: String,
     definition: Value,
     salt: u64,
+    /// Its executions are kept nowhere.
+    express: bool,
 }
 
 impl Simple {
@@ -81,7 +83,7 @@ impl Simple {
             arn: arn(&self.name),
             definition_id: self.name.clone(),
             role_arn: "r".to_owned(),
-            kind: "STANDARD".to_owned(),
+            kind: if self.express { "EXPRESS" } else { "STANDARD" }.to_owned(),
             status: "ACTIVE".to_owned(),
             created_at: now,
             updated_at: now,
@@ -116,7 +118,16 @@ pub(crate) fn machines(rng: &Rng, count: u64) -> Vec<Machine> {
 pub(crate) fn simple(rng: &Rng, name: String) -> Simple {
     let mut generator = Generator { rng, states: 0, signals: Vec::new(), children: Vec::new() };
     let (definition, salt) = generator.single();
-    Simple { name, definition, salt }
+    Simple { name, definition, salt, express: false }
+}
+
+/// The same of type EXPRESS. An attempt that is lost with the process that runs it ends by its timeout.
+pub(crate) fn express(rng: &Rng, name: String) -> Simple {
+    let mut machine = simple(rng, name);
+    for state in machine.definition["States"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        state["TimeoutSeconds"] = json!(5 + rng.below(10));
+    }
+    Simple { express: true, ..machine }
 }
 
 struct Generator<'r> {

@@ -2,7 +2,11 @@
 //! loses nothing: what had come for it goes to somebody else, and never back to the queue, where it would look as if
 //! it might have been begun.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use stagepost_broker::{Acker, ConsumeOptions, Consumer, Delivery, QueueSpec};
 use stagepost_protocol::{
@@ -38,7 +42,8 @@ pub(super) async fn run(
         client: Arc::clone(client),
         queue,
         poller,
-        holder: uuid::Uuid::new_v4().to_string(),
+        // No other client has its queue.
+        holder: format!("{}.{}", client.reply_to, client.next_id.fetch_add(1, Ordering::Relaxed)),
         acker: consumer.acker(),
     };
     // It is dropped with this future: then nobody waits any more.

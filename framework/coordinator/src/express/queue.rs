@@ -1,7 +1,12 @@
 //! Asynchronous Express executions: each message on `stagepost.express` is one. It is acknowledged when the execution
 //! has ended, which is within five minutes, so that whoever gets it after a crash runs the execution again.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use stagepost_broker::{Acker, Delivery};
@@ -82,13 +87,21 @@ impl Queue {
             Err(reason) => return self.bury(&delivery, DeadReason::Malformed, &reason).await,
         };
         let id = start.execution.id();
-        // It came again because the connection was lost, and runs still: it is settled by its newest delivery.
-        if self.deliveries.insert(id, delivery).is_none() {
-            let runner = self.runner.clone();
-            self.running.spawn(async move {
-                let ended = AssertUnwindSafe(run_one(runner, start)).catch_unwind().await;
-                (id, ended.unwrap_or_else(|_| Err(RunError::Internal.to_string())))
-            });
+        match self.deliveries.entry(id) {
+            Entry::Vacant(place) => {
+                place.insert(delivery);
+                let runner = self.runner.clone();
+                self.running.spawn(async move {
+                    let ended = AssertUnwindSafe(run_one(runner, start)).catch_unwind().await;
+                    (id, ended.unwrap_or_else(|_| Err(RunError::Internal.to_string())))
+                });
+            }
+            // Whoever published it was not sure of that, and did so again: two messages, of which one is enough.
+            Entry::Occupied(running) if running.get().tag.generation == delivery.tag.generation => {
+                self.acker.ack(delivery.tag).await;
+            }
+            // It came again because the connection was lost: it is settled by its newest delivery.
+            Entry::Occupied(mut running) => drop(running.insert(delivery)),
         }
     }
 

@@ -253,6 +253,25 @@ async fn an_asynchronous_execution_is_run_again_when_its_process_is_gone() {
     assert_eq!(rig.depth().await, 0);
 }
 
+/// A connection that is lost before a start is confirmed has it published again, and the broker may have both.
+#[tokio::test]
+async fn a_start_that_was_published_twice_is_run_once_and_leaves_nothing() {
+    let rig = Rig::new();
+    let client = rig.client().await;
+    let mut tasks = rig.tasks().await;
+    let start = rig.start(task(), "[7]").await;
+    let coordinator = rig.coordinator().await;
+    client.start_express(&start).await.unwrap();
+    let task = next_task(&mut *tasks).await;
+    client.start_express(&start).await.unwrap();
+    while rig.depth().await > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.report(report(&task, succeeded("1"))).await.unwrap(), Reply::Accepted);
+    coordinator.shutdown().await;
+    assert_eq!(rig.depth().await, 0);
+}
+
 #[tokio::test]
 async fn a_shutdown_gives_back_what_it_cuts_off() {
     let rig = Rig::new();
