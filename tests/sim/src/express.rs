@@ -16,8 +16,8 @@ use crate::{
 
 /// Executions are started within this time.
 const STARTED_WITHIN: Duration = Duration::from_secs(40);
-/// Whoever waits for an execution starts another one after so long.
-const ENDED_MAX: Duration = Duration::from_secs(60);
+/// Whoever waits for an execution starts another one after so long: when the first one has ended in any case.
+const ENDED_MAX: Duration = Duration::from_secs(330);
 /// How long it takes until something is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 

@@ -21,6 +21,8 @@ use crate::{
 
 /// When nothing fails any more, all must be over after so long.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
+/// When the broker had lost everything, all is published again twice, with so much time in between.
+const RECOVERED_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How often it is looked whether all is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -157,7 +159,8 @@ async fn restarts(world: Arc<World>) {
     }
 }
 
-/// Lets the broker lose everything from time to time, and an operator mend it. Ends when faults do.
+/// Lets the broker lose everything from time to time, and an operator mend it: twice, as the documentation says. Ends when
+/// faults do.
 async fn losses(world: Arc<World>, options: Options) {
     let Some(most) = world.faults.broker_losses else { return };
     loop {
@@ -167,6 +170,8 @@ async fn losses(world: Arc<World>, options: Options) {
         }
         world.broker().lose_all(&world);
         tokio::time::sleep(world.up_to(Duration::from_secs(8))).await;
+        processes::recover(&world, &options).await;
+        tokio::time::sleep(RECOVERED_AGAIN_AFTER).await;
         processes::recover(&world, &options).await;
     }
 }

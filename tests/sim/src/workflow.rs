@@ -121,11 +121,12 @@ pub(crate) fn simple(rng: &Rng, name: String) -> Simple {
     Simple { name, definition, salt, express: false }
 }
 
-/// The same of type EXPRESS. An attempt that is lost with the process that runs it ends by its timeout.
+/// The same of type EXPRESS. An attempt that is lost with the process that runs it ends by its timeout, which is long
+/// enough for one worker with one slot: attempts that time out while they wait would only make its queue longer.
 pub(crate) fn express(rng: &Rng, name: String) -> Simple {
     let mut machine = simple(rng, name);
     for state in machine.definition["States"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-        state["TimeoutSeconds"] = json!(5 + rng.below(10));
+        state["TimeoutSeconds"] = json!(20 + rng.below(20));
     }
     Simple { express: true, ..machine }
 }
