@@ -172,8 +172,9 @@ impl Schedules {
         machines: &HashMap<StateMachineArn, Option<StateMachineRow>>,
         now: Timestamp,
     ) -> Result<(), Delayed> {
-        let Due { record, schedule, times } = due;
-        let name = record.key.as_str();
+        let Due { mut record, schedule, times } = due;
+        let name = record.key.clone();
+        let name = name.as_str();
         let running = match schedule.asks_for_running() {
             None => false,
             Some(execution) => self.is_running(execution).await?,
@@ -184,6 +185,14 @@ impl Schedules {
             match action {
                 Action::Stop { execution } => self.stop(name, execution).await?,
                 Action::Start { scheduled } => {
+                    if let Some(before) = schedule.about_to_start(name, scheduled) {
+                        let body = payload(&before);
+                        if !self.shared.store.put_record(&Record { body, ..record.clone() }).await? {
+                            // Somebody has changed it, or does the same: it is due again as it is now.
+                            return Ok(());
+                        }
+                        record.version += 1;
+                    }
                     let outcome = self.start(&schedule, name, scheduled, machine).await?;
                     if let Outcome::Failed(reason) = &outcome {
                         tracing::warn!(schedule = name, %scheduled, reason, "a schedule started nothing");
@@ -192,9 +201,8 @@ impl Schedules {
                 }
             }
         }
-        let body = Payload::from_serialize(&after).expect("a schedule has no maps and so always serialises");
-        let (label, due_at) = (after.status().to_owned(), after.due_at(name));
-        let moved = Record { label, due_at, body, ..record.clone() };
+        let (label, due_at, body) = (after.status().to_owned(), after.due_at(name), payload(&after));
+        let moved = Record { label, due_at, body, ..record };
         // If somebody has changed it meanwhile, it is due again as it is now.
         self.shared.store.put_record(&moved).await?;
         Ok(())
@@ -253,6 +261,10 @@ impl Schedules {
             other => Outcome::Failed(format!("the start was answered with {other:?}")),
         })
     }
+}
+
+fn payload(schedule: &Schedule) -> Payload {
+    Payload::from_serialize(schedule).expect("a schedule has no maps and so always serialises")
 }
 
 fn read(record: &Record) -> Result<(Schedule, Times), String> {

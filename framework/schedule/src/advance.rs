@@ -20,7 +20,7 @@ pub enum Action {
         /// The time.
         scheduled: Timestamp,
     },
-    /// Stop an execution, before the next start.
+    /// Stop an execution, before the next start. There may be none.
     Stop {
         /// Which.
         execution: ExecutionArn,
@@ -84,7 +84,9 @@ impl Step<'_> {
         for _ in 0..FIRINGS_MAX {
             let Some(scheduled) = self.due().filter(|_| self.actions.len() < STARTS_MAX) else { return };
             self.after.next = self.after.settings.next_after(self.times, scheduled);
-            if self.now.millis_since(self.after.due(self.name, scheduled)) > catch_up {
+            let late = self.now.millis_since(self.after.due(self.name, scheduled));
+            // One that was about to start did not wait until now.
+            if late > catch_up && !self.is_latest(scheduled) {
                 self.after.counts.missed += 1;
             } else {
                 self.fire_one(scheduled);
@@ -98,18 +100,31 @@ impl Step<'_> {
         }
     }
 
+    fn is_latest(&self, scheduled: Timestamp) -> bool {
+        self.after.latest.as_ref() == Some(&self.after.execution(self.name, scheduled))
+    }
+
     fn fire_one(&mut self, scheduled: Timestamp) {
         match self.after.settings.overlap {
             Overlap::AllowAll => self.start(scheduled),
-            // The next one would stop it at once.
-            Overlap::CancelOther if self.due().is_some() => self.after.counts.skipped += 1,
+            // The next one would stop it at once. Somebody who died may have asked for its start, which may be to come.
+            Overlap::CancelOther if self.due().is_some() => {
+                self.after.counts.skipped += 1;
+                if let Some(execution) = self.after.latest.clone().filter(|_| self.is_latest(scheduled)) {
+                    self.actions.push(Action::Stop { execution });
+                    self.running = false;
+                }
+            }
             Overlap::CancelOther => {
                 if let Some(execution) = self.after.latest.clone().filter(|_| self.running) {
                     self.actions.push(Action::Stop { execution });
                 }
                 self.start(scheduled);
             }
-            Overlap::Skip | Overlap::BufferOne if !self.running => self.start(scheduled),
+            // What runs may be this very one, started by somebody who died before he had stored that.
+            Overlap::Skip | Overlap::BufferOne if !self.running || self.is_latest(scheduled) => {
+                self.start(scheduled);
+            }
             Overlap::BufferOne if self.after.waiting.is_none() => self.after.waiting = Some(scheduled),
             Overlap::Skip | Overlap::BufferOne => self.after.counts.skipped += 1,
         }
@@ -196,8 +211,10 @@ mod tests {
                     }
                     Action::Stop { execution } => {
                         let place = self.running.iter().position(|(running, _)| *running == execution);
-                        let (_, minute) = self.running.remove(place.unwrap());
-                        self.done.push(-minute);
+                        if let Some(place) = place {
+                            let (_, minute) = self.running.remove(place);
+                            self.done.push(-minute);
+                        }
                     }
                 }
             }
@@ -271,6 +288,25 @@ mod tests {
         assert_eq!((done, counts.skipped), (vec![90], 6));
         let (done, _) = down(Overlap::CancelOther, 10, 90);
         assert_eq!(done, [-10, 90]);
+    }
+
+    #[test]
+    fn what_was_about_to_start_when_somebody_died_is_known_to_the_next_one() {
+        for (overlap, done, running) in [
+            (Overlap::Skip, vec![10, 10], 10),
+            (Overlap::BufferOne, vec![10, 10], 10),
+            (Overlap::CancelOther, vec![10, -10, 20], 20),
+        ] {
+            let mut world = overlapping(overlap);
+            let before = world.schedule.about_to_start(NAME, at(10)).unwrap();
+            world.look(at(10));
+            world.schedule = before;
+            world.look(at(20));
+            assert_eq!(world.done(), done, "{overlap:?}");
+            world.running.dedup();
+            assert!(matches!(world.running[..], [(_, minute)] if minute == running), "{overlap:?}");
+        }
+        assert_eq!(overlapping(Overlap::AllowAll).schedule.about_to_start(NAME, at(10)), None);
     }
 
     #[test]

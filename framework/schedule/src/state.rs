@@ -39,7 +39,7 @@ pub struct Schedule {
     /// When what waits and what is to be made up for is looked at again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) look_at: Option<Timestamp>,
-    /// The execution that was started last.
+    /// The execution that was started last, or is about to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<ExecutionArn>,
     /// What has become of its firings.
@@ -194,6 +194,13 @@ impl Schedule {
     /// The execution that a firing starts: the same one, however often it is tried.
     pub fn execution(&self, name: &str, scheduled: Timestamp) -> ExecutionArn {
         self.settings.state_machine.execution(&execution_name(name, scheduled))
+    }
+
+    /// As it is stored before the execution of a firing is started where another one must not run beside it: whoever
+    /// takes over then looks whether that one runs. `None`: nobody need know.
+    pub fn about_to_start(&self, name: &str, scheduled: Timestamp) -> Option<Schedule> {
+        let latest = Some(self.execution(name, scheduled));
+        (self.settings.overlap != Overlap::AllowAll).then(|| Schedule { latest, ..self.clone() })
     }
 
     /// Whether [`Schedule::advance`] must know if the execution before still runs.

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde_json::json;
-use stagepost_broker::in_process::InProcessBroker;
+use stagepost_broker::{Broker, in_process::InProcessBroker};
 use stagepost_protocol::Namespace;
 use stagepost_schedule::{Overlap, Settings};
 use stagepost_store::{
@@ -23,16 +23,26 @@ struct Rig {
     store: Arc<SqliteStore>,
     broker: Arc<InProcessBroker>,
     now: Arc<AtomicI64>,
-    coordinator: Coordinator,
+    coordinator: Option<Coordinator>,
 }
 
 impl Rig {
     async fn new() -> Rig {
         let store = SqliteStore::open(":memory:", &sqlite::Options::default()).unwrap();
         let broker = InProcessBroker::new();
-        let parts = Parts { store: store.clone(), broker: broker.clone() };
-        let coordinator = Coordinator::start(parts, Options::default(), TokenKey::new(b"k")).await.unwrap();
-        Rig { store, broker, now: Arc::new(AtomicI64::new(BEGIN)), coordinator }
+        let mut rig = Rig { store, broker, now: Arc::new(AtomicI64::new(BEGIN)), coordinator: None };
+        rig.start().await;
+        rig
+    }
+
+    async fn start(&mut self) {
+        let parts = Parts { store: self.store.clone(), broker: self.broker.clone() };
+        let started = Coordinator::start(parts, Options::default(), TokenKey::new(b"k")).await;
+        self.coordinator = Some(started.unwrap());
+    }
+
+    async fn stop(&mut self) {
+        self.coordinator.take().unwrap().shutdown().await;
     }
 
     /// Somebody who looks after schedules.
@@ -117,7 +127,7 @@ async fn look(schedules: &Schedules) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn schedules_that_are_due_at_once_each_start_one_execution_though_two_look() {
-    let rig = Rig::new().await;
+    let mut rig = Rig::new().await;
     let machine = rig.machine(json!({ "Type": "Pass", "End": true })).await;
     let count = 2 * BATCH_MAX + 50;
     for n in 0..count {
@@ -141,12 +151,12 @@ async fn schedules_that_are_due_at_once_each_start_one_execution_though_two_look
         assert_eq!(record.due_at, Some(Timestamp::from_millis(BEGIN + 2 * MINUTE)));
         assert_eq!(record.label, "ACTIVE");
     }
-    rig.coordinator.shutdown().await;
+    rig.stop().await;
 }
 
 #[tokio::test]
 async fn what_was_started_and_not_stored_is_not_started_again() {
-    let rig = Rig::new().await;
+    let mut rig = Rig::new().await;
     let machine = rig.machine(json!({ "Type": "Pass", "End": true })).await;
     rig.schedule("s", &machine, Overlap::AllowAll).await;
     let (before, _) = rig.record("s").await;
@@ -160,12 +170,12 @@ async fn what_was_started_and_not_stored_is_not_started_again() {
     assert_eq!(rig.executions(&machine).await, ["s-21000101T000100Z SUCCEEDED"]);
     let (_, schedule) = rig.record("s").await;
     assert_eq!((schedule.counts.started, schedule.counts.failed), (1, 0));
-    rig.coordinator.shutdown().await;
+    rig.stop().await;
 }
 
 #[tokio::test]
 async fn an_execution_that_must_not_run_beside_another_waits_or_stops_it() {
-    let rig = Rig::new().await;
+    let mut rig = Rig::new().await;
     let machine = rig.machine(json!({ "Type": "Wait", "Seconds": 1_000_000, "End": true })).await;
     rig.schedule("skip", &machine, Overlap::Skip).await;
     rig.schedule("x", &machine, Overlap::CancelOther).await;
@@ -184,12 +194,52 @@ async fn an_execution_that_must_not_run_beside_another_waits_or_stops_it() {
     let summary = rig.store.execution(first.id()).await.unwrap().unwrap();
     assert_eq!(summary.error.as_deref(), Some(OVERLAP_ERROR));
     assert_eq!(rig.record("skip").await.1.counts.skipped, 1);
-    rig.coordinator.shutdown().await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn who_dies_after_a_start_leaves_word_of_it() {
+    let mut rig = Rig::new().await;
+    let machine = rig.machine(json!({ "Type": "Wait", "Seconds": 1_000_000, "End": true })).await;
+    rig.schedule("skip", &machine, Overlap::Skip).await;
+    rig.schedule("x", &machine, Overlap::CancelOther).await;
+    rig.stop().await;
+    rig.after(1);
+    let asked = async {
+        let Options { topology, shards, .. } = Options::default();
+        loop {
+            let mut waiting = 0;
+            for shard in shards.all() {
+                waiting += rig.broker.depth(&topology.shard(shard)).await.unwrap().unwrap_or(0);
+            }
+            if waiting == 2 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    // It dies before it is answered.
+    let one = rig.looker();
+    tokio::select! {
+        () = look(&one) => panic!("nobody answers"),
+        () = asked => {}
+    }
+    rig.start().await;
+    rig.after(2);
+    look(&rig.looker()).await;
+    let mut executions = rig.executions(&machine).await;
+    executions.sort();
+    let expected =
+        ["skip-21000101T000100Z RUNNING", "x-21000101T000100Z ABORTED", "x-21000101T000200Z RUNNING"];
+    assert_eq!(executions, expected);
+    let counts = rig.record("skip").await.1.counts;
+    assert_eq!((counts.started, counts.skipped), (1, 1));
+    rig.stop().await;
 }
 
 #[tokio::test]
 async fn what_cannot_start_is_told_and_what_cannot_be_read_is_set_aside() {
-    let rig = Rig::new().await;
+    let mut rig = Rig::new().await;
     let nobody = StateMachineArn { namespace: Namespace::default(), name: "nobody".into() };
     rig.schedule("s", &nobody, Overlap::AllowAll).await;
     rig.put("broken", Some(Timestamp::from_millis(BEGIN)), Payload::empty_object()).await;
@@ -202,5 +252,5 @@ async fn what_cannot_start_is_told_and_what_cannot_be_read_is_set_aside() {
     assert_eq!(record.due_at, Some(Timestamp::from_millis(BEGIN + 2 * MINUTE)));
     let broken = rig.store.record(RECORD_KIND, &Namespace::default(), "broken").await.unwrap().unwrap();
     assert_eq!(broken.due_at, None);
-    rig.coordinator.shutdown().await;
+    rig.stop().await;
 }
