@@ -57,7 +57,7 @@ pub(crate) fn results(world: &World, script: &Script) -> Result<(), String> {
         producer.check(world, &tables, &letters)?;
     }
     if let Some(schedule) = &script.schedule {
-        schedule.check(&tables)?;
+        schedule.check(world, &tables)?;
     }
     express::check(world)?;
     for machine in script.machines.iter().filter(|machine| machine.plan != Plan::Child) {

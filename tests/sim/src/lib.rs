@@ -26,7 +26,8 @@
 //! * A Map Run has counted what its child executions came to.
 //! * A message of a trigger has started one execution, however often it came, or is a dead letter where it can start none
 //!   (where the broker keeps what it confirmed). Nothing else is a dead letter.
-//! * A firing of a schedule has started one execution, and what its record counts is right.
+//! * A firing of a schedule has started one execution, or none where its overlap policy says so, and what its record counts
+//!   is right. Executions that must not overlap do not.
 //! * An Express execution that is waited for ends right; one that is not was run at least once (where the broker keeps
 //!   what it confirmed).
 //! * Nothing is pending, on a queue or due for ever.
