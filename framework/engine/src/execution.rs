@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use stagepost_asl::StateMachine;
-use stagepost_protocol::{ExecutionArn, ExecutionId, Parent, Payload, StateMachineArn, Timestamp};
+use stagepost_protocol::{ExecutionArn, ExecutionId, Parent, Payload, StateMachineArn, Timestamp, limits};
 
 use crate::{
     command::{Applied, Command, Env, Held, Input, Leased, Outcome},
@@ -201,9 +201,12 @@ impl Execution {
         self.live.redriven.as_ref().map_or((0, None), |r| (r.count, Some(r.at)))
     }
 
-    /// Whether the last redrive is the one that was asked for with this `clientToken`.
-    pub fn is_redriven_by(&self, client_token: &str) -> bool {
-        self.live.redriven.as_ref().is_some_and(|last| last.client_token.as_deref() == Some(client_token))
+    /// Whether its newest redrive was asked for with this client token, not so long ago that the token means another one.
+    pub fn is_redriven_by(&self, client_token: &str, now: Timestamp) -> bool {
+        self.live.redriven.as_ref().is_some_and(|redriven| {
+            redriven.client_token.as_deref() == Some(client_token)
+                && now.millis_since(redriven.at) <= limits::REDRIVE_TOKEN_MILLIS
+        })
     }
 
     /// When it must be woken at the latest: the earliest of all waits, timeouts, heartbeats and retries. May be now: a

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use stagepost_asl::StateKind;
-use stagepost_protocol::limits;
+use stagepost_protocol::{Timestamp, limits};
 
 use crate::{
     command::Ignored,
@@ -15,10 +15,10 @@ use crate::{
     states,
 };
 
-/// Why an execution cannot be redriven.
-fn refused(execution: &Execution, client_token: Option<&str>) -> Option<Ignored> {
-    // Who asks once more has missed the answer, whatever became of the execution since.
-    if client_token.is_some_and(|token| execution.is_redriven_by(token)) {
+/// Why an execution cannot be redriven, or need not.
+fn refused(execution: &Execution, client_token: Option<&str>, now: Timestamp) -> Option<Ignored> {
+    // Whether it has ended again since does not matter: who asks twice wants it once.
+    if client_token.is_some_and(|token| execution.is_redriven_by(token, now)) {
         return Some(Ignored::AlreadyRedriven);
     }
     match execution.end() {
@@ -38,7 +38,7 @@ pub(crate) fn redrive(
     client_token: Option<String>,
     count: Option<u32>,
 ) -> Option<Ignored> {
-    if let Some(refused) = refused(decider.execution, client_token.as_deref()) {
+    if let Some(refused) = refused(decider.execution, client_token.as_deref(), decider.now()) {
         return Some(refused);
     }
     let next = decider.execution.redrives().0 + 1;

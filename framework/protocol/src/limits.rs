@@ -12,6 +12,8 @@ pub const HISTORY_EVENTS_MAX: u64 = 1_000_000;
 pub const REDRIVES_MAX: u32 = 1_000;
 /// How long after its end an execution can be redriven, in milliseconds: 14 days.
 pub const REDRIVABLE_MILLIS: i64 = 14 * 24 * 3_600 * 1_000;
+/// How long a redrive that is asked for again with the same client token is the same one, in milliseconds: 15 minutes.
+pub const REDRIVE_TOKEN_MILLIS: i64 = 15 * 60 * 1_000;
 /// Longest name of a state machine, activity or execution, in characters.
 pub const NAME_CHARS_MAX: usize = 80;
 /// Longest name of an error, in characters.

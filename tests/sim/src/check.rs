@@ -65,6 +65,10 @@ pub(crate) fn results(world: &World, script: &Script) -> Result<(), String> {
         let row = tables.executions.get(&execution.id());
         let row = row.ok_or_else(|| format!("{execution} was accepted, and is not there"))?;
         ending(&row.summary, &machine.endings)?;
+        let (redriven, count) = (machine.plan == Plan::Redrive, row.summary.redrive_count);
+        if count != u32::from(redriven) {
+            return Err(format!("{execution} was redriven {count} times"));
+        }
         if let Some(expected) = &machine.map_run {
             let mut runs = tables.map_runs.values().filter(|run| run.execution == execution);
             match (runs.next(), runs.next()) {

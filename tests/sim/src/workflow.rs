@@ -45,7 +45,7 @@ pub(crate) enum Plan {
     Run,
     /// It is stopped, some time.
     Stop,
-    /// It fails, and is redriven then.
+    /// It fails, and is redriven then, once.
     Redrive,
     /// Only parents start it.
     Child,
@@ -173,7 +173,7 @@ impl Generator<'_> {
             5 => {
                 (definition, outputs) = self.failing(&input);
                 endings.failed = Some("Wrong");
-                Plan::Run
+                if self.rng.one_in(2) { Plan::Redrive } else { Plan::Run }
             }
             _ => Plan::Run,
         };

@@ -371,7 +371,7 @@ impl<'a> Round<'a> {
             return Reply::Refused(reason.clone());
         }
         let Some(entry) = self.deciding.cache.get(id) else { return Reply::NotFound };
-        let again = entry.execution.is_redriven_by(&redrive.client_token);
+        let again = entry.execution.is_redriven_by(&redrive.client_token, self.now);
         let ended = self.known.ended.get(&id).filter(|_| !again);
         let refused = ended.and_then(|summary| summary.not_redrivable(self.now));
         let refused = refused.or_else(|| family::redriven_by_its_parent(entry.execution.origin()));
@@ -386,11 +386,12 @@ impl<'a> Round<'a> {
         match ignored {
             None => Reply::Redriven { redriven_at },
             Some(Ignored::AlreadyRedriven) => {
-                if self.known.ended.contains_key(&id) {
-                    self.refused.push(id);
-                } else if redelivered {
+                let runs = self.deciding.cache.get(id).is_some_and(|e| e.execution.end().is_none());
+                if redelivered && runs {
                     self.republish(id);
                 }
+                // If it has ended again, it was loaded for this alone.
+                self.refused.push(id);
                 Reply::Redriven { redriven_at }
             }
             Some(ignored) => {

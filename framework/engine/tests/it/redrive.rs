@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use stagepost_engine::{End, Ignored, Input};
+use stagepost_protocol::limits;
 
 use crate::support::{Run, machine, states, task};
 
@@ -160,15 +161,17 @@ fn a_redrive_that_is_asked_for_again_is_the_same_one() {
     assert_eq!(run.decide(with("t")), Err(Ignored::AlreadyRedriven));
     assert_eq!(run.decide(with("u")), Err(Ignored::NotEnded));
     assert_eq!(redrive(&mut run), Err(Ignored::NotEnded));
-    // Also when it has ended once more since, however.
-    let redriven = run.execution.redrives();
-    run.fail(run.execution.last_event_id(), "X");
+    // However it has ended since.
+    run.fail(open(&run)[0].1, "X");
     assert_eq!(run.decide(with("t")), Err(Ignored::AlreadyRedriven));
-    assert_eq!(run.execution.redrives(), redriven);
     run.decide(with("u")).unwrap();
-    run.succeed(run.execution.last_event_id(), json!(1));
+    run.fail(open(&run)[0].1, "X");
+    // A token is forgotten some time.
+    run.now = run.now.plus_millis(limits::REDRIVE_TOKEN_MILLIS + 1);
+    run.decide(with("u")).unwrap();
+    run.succeed(open(&run)[0].1, json!("done"));
     assert_eq!(run.decide(with("u")), Err(Ignored::AlreadyRedriven));
-    assert_eq!(run.decide(with("t")), Err(Ignored::Ended));
+    assert_eq!(run.execution.redrives().0, 3);
 }
 
 #[test]

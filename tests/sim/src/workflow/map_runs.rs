@@ -87,10 +87,11 @@ impl Generator<'_> {
             Course::Tolerated => (MapRunStatus::Succeeded, None, Plan::Run),
             Course::Redriven => (MapRunStatus::Succeeded, None, Plan::Redrive),
             Course::NotTolerated => {
-                (MapRunStatus::Failed, Some(error_names::EXCEED_TOLERATED_FAILURE_THRESHOLD), Plan::Run)
+                let plan = rng.one_of(&[Plan::Run, Plan::Redrive]);
+                (MapRunStatus::Failed, Some(error_names::EXCEED_TOLERATED_FAILURE_THRESHOLD), plan)
             }
         };
-        let redrives = u32::from(course == Course::Redriven);
+        let redrives = u32::from(plan == Plan::Redrive);
         Machine {
             name: machine,
             definition: json!({ "StartAt": list, "States": states }),
