@@ -90,8 +90,8 @@ impl Round<'_> {
         }
     }
 
-    /// Tells the Map Run how a child has ended that does not go on.
-    fn tell_end(&mut self, id: ExecutionId, not_redrivable: bool) {
+    /// Tells the parent how a child has ended that does not go on.
+    pub(super) fn tell_end(&mut self, id: ExecutionId, not_redrivable: bool) {
         self.refused.push(id);
         let Some(entry) = self.deciding.cache.get(id) else { return };
         let Some((end, at)) = entry.execution.end() else { return };

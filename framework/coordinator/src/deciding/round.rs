@@ -283,8 +283,14 @@ impl<'a> Round<'a> {
             let same =
                 origin.input == start.input && (start.parent.is_none() || origin.parent == start.parent);
             let started_at = origin.started_at;
+            let ours = start.parent.is_some() && origin.parent == start.parent;
+            let over = entry.execution.end().is_some();
             if redelivered {
                 self.republish(id);
+            }
+            // Its parent asks for it again, so it has not heard of the end: a broker that lost everything lost that too.
+            if ours && over {
+                self.tell_end(id, false);
             }
             return if same { Reply::Started { started_at } } else { Reply::AlreadyExists };
         }
