@@ -47,7 +47,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     // It tests the whole from outside: through the API, the command line and the SDK.
     ("stagepost-tests", &["protocol", "sdk", "server"]),
     // It plays broker and store itself.
-    ("stagepost-sim", &["protocol", "asl", "engine", "broker", "store", "sdk", "coordinator"]),
+    ("stagepost-sim", &["protocol", "asl", "engine", "broker", "store", "sdk", "schedule", "coordinator"]),
 ];
 
 /// Packages that must not be in a worker's tree.
