@@ -85,10 +85,16 @@ pub async fn start(api: &ApiClient, range: std::ops::Range<usize>) {
         async move {
             let (id, order, _) = order(n);
             let order = order.to_string();
+            let mut again = false;
             until(&format!("{id} is started"), Duration::from_secs(90), async || {
                 match api.start(machine, &order, Some(&id)).await {
                     Ok(_) => Some(()),
-                    Err(CallError::Unreachable { .. } | CallError::Trouble { .. }) => None,
+                    // An earlier answer was lost, and it has ended since.
+                    Err(error) if again && error.is("ExecutionAlreadyExists") => Some(()),
+                    Err(CallError::Unreachable { .. } | CallError::Trouble { .. }) => {
+                        again = true;
+                        None
+                    }
                     Err(error) => panic!("{id} is refused: {error}"),
                 }
             })
