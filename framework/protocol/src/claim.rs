@@ -56,7 +56,7 @@ pub struct Claim {
 pub enum DeliveredAs {
     /// It is none: published once, and delivered for the first time.
     First,
-    /// It was published again: after a crash, or because the broker's confirmation was lost.
+    /// It was published again: after a crash, because the broker's confirmation was lost, or from the dead letters.
     Republished,
     /// It was delivered before.
     Redelivered,
