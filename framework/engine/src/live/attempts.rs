@@ -36,7 +36,7 @@ pub(crate) struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lease: Option<Box<Lease>>,
     /// How often it was given back. Whoever speaks of a time before that speaks of what is over.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub(crate) returns: u32,
 }
 
@@ -68,11 +68,6 @@ impl Attempt {
     pub(super) fn alive(&mut self, at: Timestamp) {
         self.heartbeat_due = self.heartbeat_millis.map(|millis| at.plus_millis(millis));
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(n: &u32) -> bool {
-    *n == 0
 }
 
 /// The scopes of open attempts. Found from the scopes, and kept beside them so that it is found fast.
